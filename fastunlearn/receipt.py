@@ -1,0 +1,110 @@
+"""The account of what an operation did."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+import struct
+from dataclasses import dataclass
+from typing import Any
+
+
+def seed_commitment(seed: int) -> str:
+    """SHA-256 of the seed, in hex: `sha256(b"fastunlearn seed " + seed as 8 little-endian bytes)`.
+
+    It binds the receipt to one seed. It hides the seed only where that has full entropy, as one
+    drawn from the operating system has; a small seed is found by trying.
+    """
+    return hashlib.sha256(b"fastunlearn seed " + seed.to_bytes(8, "little")).hexdigest()
+
+
+def key_to_score(key: int) -> float | None:
+    """The score that a key stands for; None for the keys that stand for no score."""
+    if not 0 <= key <= 0x7FFFFFFF:
+        return None
+    (score,) = struct.unpack("<f", struct.pack("<I", key))
+    return float(score)
+
+
+@dataclass(frozen=True)
+class TensorReceipt:
+    """What happened to one tensor.
+
+    Attributes:
+        name, shape, dtype: of the parameter.
+        selected: number of its elements that were selected.
+        scale: standard deviation of the noise in this tensor.
+        threshold: smallest selected score of the problem that the tensor took part in, or None.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    selected: int
+    scale: float
+    threshold: float | None
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """What an in-place operation did, complete and JSON-serialisable.
+
+    A receipt says what was written and from which inputs it can be computed again. It is no
+    certificate that anything was forgotten. Whoever has the seed and the output can subtract the
+    noise, so the seed is kept only on request.
+
+    Attributes:
+        version: of fastunlearn.
+        op: name of the operation.
+        backend: "reference", "cpu" or "cuda".
+        device: of the parameters.
+        strategy: `Strategy.to_dict()`.
+        n: number of parameters that took part; k: the number to select (summed over tensors under
+            the scope "tensor"); count: the number selected.
+        threshold: smallest selected score (fp32), None for Random-k, for K = 0 and under the scope
+            "tensor" (see `tensors`).
+        ties, ties_taken: elements whose score equals the threshold, and how many were taken,
+            lowest flat index first; summed over tensors under the scope "tensor".
+        overflow: weights that left the finite range. unchanged: selected weights whose new value
+            equals the old one (in 16-bit types small noise rounds away).
+        tensors: one entry for each parameter.
+        seed_commitment: see `seed_commitment`; seed: None unless asked for; step: see `perturb_`.
+    """
+
+    version: str
+    op: str
+    backend: str
+    device: str
+    strategy: dict[str, Any]
+    n: int
+    k: int
+    count: int
+    threshold: float | None
+    ties: int
+    ties_taken: int
+    overflow: int
+    unchanged: int
+    tensors: tuple[TensorReceipt, ...]
+    seed_commitment: str
+    seed: int | None
+    step: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """Nested dict of JSON types; an infinite threshold becomes the string "inf"."""
+        return {key: _plain(value) for key, value in dataclasses.asdict(self).items()}
+
+    def to_json(self, indent: int | None = 2) -> str:
+        """Strict JSON text of `to_dict`."""
+        return json.dumps(self.to_dict(), indent=indent, allow_nan=False)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    return value
