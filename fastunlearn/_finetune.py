@@ -319,11 +319,9 @@ def _built_optimizer(repair: Repair, parameters: list[nn.Parameter]) -> torch.op
 
 @contextmanager
 def _preserved_gradients(model: nn.Module) -> Iterator[None]:
-    """Set every ``.grad`` aside and put it back after the block."""
+    """Put every ``.grad`` back after the block, which may replace but not write into it."""
     saved = [(p, p.grad) for p in model.parameters()]
     try:
-        for parameter, _ in saved:
-            parameter.grad = None
         yield
     finally:
         for parameter, gradient in saved:

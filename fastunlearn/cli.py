@@ -42,7 +42,7 @@ def demo(
 ) -> None:
     """Unlearn 10 % of MNIST-5k from a small CNN, compare with retraining, write a report.
 
-    Takes about two minutes on two cores and downloads nothing.
+    Takes about two minutes and downloads nothing.
     """
     with _one_line_errors():
         from fastunlearn.evaluation.config import load_config
@@ -164,8 +164,8 @@ def _print_table(results: dict[str, Any]) -> None:
     from rich.table import Table
 
     n = len(results["runs"])
-    title = f"{results['name']}: mean over {n} seed{'s' * (n != 1)}, accuracy in %"
-    table = Table(title=title, title_justify="left")
+    typer.echo(f"{results['name']}: mean over {n} seed{'s' * (n != 1)}, accuracy in %")
+    table = Table()
     table.add_column("Method")
     for heading, _ in _COLUMNS:
         table.add_column(heading, justify="right")

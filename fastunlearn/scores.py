@@ -207,8 +207,6 @@ class _Accumulation:
                 buffer.mul_(1 - share)
                 if gradient is None:
                     continue
-                if gradient.is_sparse:
-                    gradient = gradient.to_dense()
                 wide = torch.promote_types(gradient.dtype, self.dtype)
                 buffer.add_(self.rule.term(gradient.to(wide)), alpha=share)
 

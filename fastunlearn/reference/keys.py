@@ -53,17 +53,12 @@ class KeySource:
 
     def piece(self, piece: memory.Piece) -> Tensor:
         """Keys of one piece: int32 tensor of shape (stop - start,)."""
-        tensor, start, stop = piece
-        score = memory.read_slice(self.scores[tensor], start, stop).to(torch.float32)
-        weight = score
-        if self.reads_weights:
-            weight = memory.read_slice(self.weights[tensor], start, stop).to(torch.float32)
-        return self._keys(weight, score)
+        return self.chunk([piece])
 
     def chunk(self, group: Sequence[memory.Piece]) -> Tensor:
         """Keys of the pieces of one chunk in a row: int32 tensor of at most CHUNK elements."""
-        parts = [self.piece(piece) for piece in group]
-        return parts[0] if len(parts) == 1 else torch.cat(parts)
+        score = _read_fp32(self.scores, group)
+        return self._keys(_read_fp32(self.weights, group) if self.reads_weights else score, score)
 
     def at(self, tensor: int, local: Tensor) -> Tensor:
         """Keys of single elements of one tensor: int32 tensor of shape (m,)."""
@@ -72,3 +67,8 @@ class KeySource:
         if self.reads_weights:
             weight = memory.read(self.weights[tensor], local).to(torch.float32)
         return self._keys(weight, score)
+
+
+def _read_fp32(tensors: Sequence[Tensor], group: Sequence[memory.Piece]) -> Tensor:
+    parts = [memory.read_slice(tensors[i], start, stop) for i, start, stop in group]
+    return memory.join([part.to(torch.float32) for part in parts])

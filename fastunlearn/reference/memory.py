@@ -110,6 +110,11 @@ def _line(tensor: Tensor) -> Tensor:
     return tensor.as_strided((extent,), (1,), tensor.storage_offset())
 
 
+def join(parts: list[Tensor]) -> Tensor:
+    """Concatenate 1-D tensors; a single one is not copied."""
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
 def read_slice(tensor: Tensor, start: int, stop: int) -> Tensor:
     """Elements start..stop in logical order, shape (stop - start,); a view where possible."""
     if tensor.is_contiguous():

@@ -57,11 +57,17 @@ def _cuts(
 
 
 def _stats(cuts: Sequence[topk.Cut]) -> Tensor:
-    stats = torch.zeros(len(cuts), len(Stat), dtype=torch.int64)
-    for row, cut in zip(stats, cuts, strict=True):
-        row[Stat.THRESHOLD] = cut.key
-        row[Stat.TIES], row[Stat.TIES_TAKEN] = cut.ties, cut.ties_taken
-    return stats
+    """Statistics that the cuts alone decide; the other columns are 0."""
+    rows = []
+    for cut in cuts:
+        row = [0] * len(Stat)
+        row[Stat.THRESHOLD], row[Stat.TIES], row[Stat.TIES_TAKEN] = (
+            cut.key,
+            cut.ties,
+            cut.ties_taken,
+        )
+        rows.append(row)
+    return torch.tensor(rows, dtype=torch.int64).view(len(cuts), len(Stat))
 
 
 def _refused_for_nan(keys: KeySource, parts: Sequence[Layout]) -> Tensor:

@@ -3,9 +3,10 @@
 Random-k takes the images of 0..K-1. It needs no memory of size n, gives exactly K distinct
 elements, and membership of any element can be decided on its own through the inverse.
 
-The domain is rounded up to b = bit_length(n - 1) bits and split into a left part of b - b // 2 bits
-and a right part of b // 2 bits, which are updated in turn. An image outside [0, n) is permuted
-again until it falls inside (at most two walks on average, since 2**b < 2 n).
+The domain is rounded up to b = max(8, bit_length(n - 1)) bits and split into a left part of
+b - b // 2 bits and a right part of b // 2 bits, which are updated in turn. An image outside [0, n)
+is permuted again until it falls inside: fewer than two walks on average above 128 elements. Halves
+of one or two bits would make the subsets of tiny sets measurably uneven, hence the 8.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from torch import Tensor
 from fastunlearn.reference.philox import MASK32, STREAM_PERMUTATION, Rng, blocks
 
 ROUNDS = 12
+_MIN_BITS = 8
 
 
 def _round_function(x: Tensor, key: int) -> Tensor:
@@ -38,7 +40,7 @@ class Permutation:
 
     def __init__(self, n: int, rng: Rng, base: int = 0) -> None:
         self.n = n
-        bits = (n - 1).bit_length()
+        bits = max(_MIN_BITS, (n - 1).bit_length())
         self.right_bits = bits // 2
         self.left_mask = (1 << (bits - self.right_bits)) - 1
         self.right_mask = (1 << self.right_bits) - 1

@@ -7,6 +7,7 @@ index. So membership of an element follows from its own key and index alone.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor
 
 from fastunlearn.reference.keys import INFINITY, MAGNITUDE, KeySource
-from fastunlearn.reference.memory import Layout, Piece, chunks, in_order
+from fastunlearn.reference.memory import Layout, Piece, chunks, in_order, join
 
 _SMALL = 1 << 17  # up to here one selection over all keys at once is faster than sampling
 _SAMPLE = 1 << 16
@@ -54,7 +55,7 @@ def find_cut(keys: KeySource, parts: Sequence[Layout], members: Sequence[int], k
     if k == 0:
         return NOTHING
     if total <= _SMALL:
-        every = torch.cat([keys.chunk(group) for group in chunks(numels, members)])
+        every = join([keys.chunk(group) for group in chunks(numels, members)])
         key = int(torch.kthvalue(every, total - k + 1).values)
         above, ties = _count(every, key)
     else:
@@ -189,24 +190,45 @@ def selected(
         NanFoundError: a NaN score was met and the key source refuses it.
     """
     for group in chunks([part.numel for part in parts], range(len(parts))):
-        found = []
-        for piece in group:
-            local = _selected_in(keys, parts[piece.tensor], cuts[piece.tensor], piece)
-            if local.numel():
-                found.append((piece.tensor, local))
-        if found:
-            yield found
+        values = keys.chunk(group)
+        hits = (values >= _thresholds(cuts, group, values.device)).nonzero().squeeze(1)
+        if not hits.numel():
+            continue
+        values = values[hits]
+        if keys.refuses_nan and int(values.max()) > INFINITY:
+            raise NanFoundError
+        yield list(_split(group, parts, cuts, hits, values))
 
 
-def _selected_in(keys: KeySource, part: Layout, cut: Cut, piece: Piece) -> Tensor:
-    values = keys.piece(piece)
-    hits = (values >= cut.key).nonzero().squeeze(1)
-    local, values = hits + piece.start, values[hits]
-    if keys.refuses_nan and bool((values > INFINITY).any()):
-        raise NanFoundError
-    if cut.last_tie is None:
-        return local
-    return local[(values > cut.key) | (part.to_global(local) <= cut.last_tie)]
+def _thresholds(cuts: Sequence[Cut], group: Sequence[Piece], device: torch.device) -> int | Tensor:
+    """Threshold key of a chunk: one number, or one for each element where its tensors differ."""
+    found = [cuts[piece.tensor].key for piece in group]
+    if min(found) == max(found):
+        return found[0]
+    lengths = torch.tensor([piece.stop - piece.start for piece in group])
+    return torch.tensor(found).repeat_interleave(lengths).to(device)
+
+
+def _split(
+    group: Sequence[Piece],
+    parts: Sequence[Layout],
+    cuts: Sequence[Cut],
+    hits: Tensor,
+    values: Tensor,
+) -> Iterator[tuple[int, Tensor]]:
+    """Give a chunk's hits back to its tensors, less the ties beyond the last one taken."""
+    ends = list(itertools.accumulate(piece.stop - piece.start for piece in group))
+    bounds = torch.searchsorted(hits, torch.tensor(ends, device=hits.device)).tolist()
+    begin = first = 0
+    for piece, end, stop in zip(group, ends, bounds, strict=True):
+        local = hits[first:stop] + (piece.start - begin)
+        cut = cuts[piece.tensor]
+        if local.numel() and cut.last_tie is not None:
+            index = parts[piece.tensor].to_global(local)
+            local = local[(values[first:stop] > cut.key) | (index <= cut.last_tie)]
+        if local.numel():
+            yield piece.tensor, local
+        begin, first = end, stop
 
 
 def count_nan(keys: KeySource, numels: Sequence[int]) -> list[int]:

@@ -16,6 +16,9 @@ from fastunlearn.reference.memory import Layout
 from fastunlearn.reference.noise import noise
 from fastunlearn.reference.philox import Rng
 
+# Pairs of tensor number and local element numbers (int64 of shape (m,), m > 0).
+Batch = list[tuple[int, Tensor]]
+
 
 class Noise(NamedTuple):
     """How the selected elements change."""
@@ -44,23 +47,32 @@ class Plan:
         self.overflow = [0] * len(weights)
         self.unchanged = [0] * len(weights)
 
-    def extend(self, batches: Iterable[list[tuple[int, Tensor]]]) -> None:
+    def extend(self, batches: Iterable[Batch]) -> None:
         """Plan the update of every batch; one batch shares one evaluation of the noise."""
         for batch in batches:
             index = [self.parts[tensor].to_global(local) for tensor, local in batch]
-            z = noise(torch.cat(index), self.change.rng, self.change.kind)
-            for (tensor, local), part in zip(
-                batch, z.split([local.numel() for _, local in batch]), strict=True
-            ):
-                self._add(tensor, local, part)
+            z = noise(memory.join(index), self.change.rng, self.change.kind)
+            if len({self.weights[tensor].dtype for tensor, _ in batch}) == 1:
+                self._add(batch, z)
+                continue
+            sizes = [local.numel() for _, local in batch]
+            for entry, part in zip(batch, z.split(sizes), strict=True):
+                self._add([entry], part)
 
-    def _add(self, tensor: int, local: Tensor, z: Tensor) -> None:
-        old = memory.read(self.weights[tensor], local)
-        new = _updated(old, z, float(self.change.scale[tensor]), self.change.mode)
-        self.writes.append((tensor, local, new))
-        self.selected[tensor] += local.numel()
-        self.overflow[tensor] += int(torch.count_nonzero(old.isfinite() & ~new.isfinite()))
-        self.unchanged[tensor] += int(torch.count_nonzero(old == new))
+    def _add(self, batch: Batch, z: Tensor) -> None:
+        """Plan a batch whose weights share one dtype."""
+        sizes = [local.numel() for _, local in batch]
+        old = memory.join([memory.read(self.weights[tensor], local) for tensor, local in batch])
+        scale = self.change.scale[[tensor for tensor, _ in batch]].to(z.device)
+        if len(batch) > 1:
+            scale = scale.repeat_interleave(torch.tensor(sizes, device=z.device))
+        new = _updated(old, z, scale, self.change.mode)
+        for (tensor, local), values in zip(batch, new.split(sizes), strict=True):
+            self.writes.append((tensor, local, values))
+            self.selected[tensor] += local.numel()
+        tensors = [tensor for tensor, _ in batch]
+        _tally(self.overflow, tensors, sizes, old.isfinite() & ~new.isfinite())
+        _tally(self.unchanged, tensors, sizes, old == new)
 
     def commit(self) -> None:
         """Write everything. An interrupt from the keyboard waits until the last write is done."""
@@ -69,12 +81,19 @@ class Plan:
                 memory.write(self.weights[tensor], local, new)
 
 
-def _updated(old: Tensor, z: Tensor, scale: float, mode: str) -> Tensor:
+def _tally(counts: list[int], tensors: list[int], sizes: list[int], flags: Tensor) -> None:
+    """Add to the count of each tensor how many of its flags are set."""
+    if bool(flags.any()):
+        for tensor, part in zip(tensors, flags.split(sizes), strict=True):
+            counts[tensor] += int(torch.count_nonzero(part))
+
+
+def _updated(old: Tensor, z: Tensor, scale: Tensor, mode: str) -> Tensor:
     """One multiply and one add in fp32 (fp64 weights: fp64), then one rounding to the dtype."""
     if mode == "zero":
         return torch.zeros_like(old)
     wide = torch.float64 if old.dtype == torch.float64 else torch.float32
-    step = z.to(wide) * torch.tensor(scale, dtype=wide, device=z.device)
+    step = z.to(wide) * scale.to(wide)
     return (step if mode == "replace" else old.to(wide) + step).to(old.dtype)
 
 

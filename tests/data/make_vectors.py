@@ -149,7 +149,7 @@ def mix(x: int, key: int) -> int:
 
 
 def random_subset(n: int, k: int, seed: int, step: int, base: int) -> list[int]:
-    bits = (n - 1).bit_length()
+    bits = max(8, (n - 1).bit_length())
     right_bits = bits // 2
     left_bits = bits - right_bits
     seed_words = [seed & M32, seed >> 32]

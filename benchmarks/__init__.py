@@ -1,0 +1,1 @@
+"""Benchmarks beside the idioms that users write today."""

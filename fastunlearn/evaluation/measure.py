@@ -1,0 +1,152 @@
+"""The figures of one run: every method's model set against the original and the retrained one."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from fastunlearn.evaluation.data import derive_seed
+from fastunlearn.evaluation.methods import Outcome
+from fastunlearn.evaluation.results import METRICS
+from fastunlearn.evaluation.scenarios import Scenario
+from fastunlearn.evaluation.training import predict
+from fastunlearn.metrics import (
+    accuracy,
+    average_gap,
+    forgetting_rate,
+    forgetting_rate_normalised,
+    js_divergence,
+    membership_attack,
+    memory_retention_rate,
+    parameter_distance,
+    undefined_reason,
+    unlearning_accuracy,
+)
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """The figures of one method.
+
+    Args:
+        values: every name of `results.METRICS`; None where undefined.
+        undefined: the reason of each None.
+    """
+
+    values: dict[str, float | None]
+    undefined: dict[str, str]
+
+
+@dataclass(frozen=True)
+class _Outputs:
+    """Logits of one model on the three sets, and the accuracies that follow."""
+
+    forget: Tensor
+    test: Tensor
+    on_forget: float
+    on_retain: float
+    on_test: float
+
+
+def measure(
+    outcomes: Mapping[str, Outcome], scenario: Scenario, *, seed: int
+) -> dict[str, Metrics]:
+    """Measure every method of a run.
+
+    `js_to_retrained` is the mean Jensen-Shannon divergence (nats) of the outputs on the forget
+    set; `parameter_distance` is the L2 distance to the original model. The membership attack
+    tells forget samples from test samples of the same labels and has one seed for all methods.
+
+    Args:
+        outcomes: by method name; must hold `original` and `retrain`.
+        scenario: the sets of the run.
+        seed: of the run.
+
+    Returns:
+        The metrics by method name.
+    """
+    outputs = {name: _outputs(outcome, scenario) for name, outcome in outcomes.items()}
+    attack_seed = derive_seed(seed, "attack") % 2**32
+    with _one_blas_thread():
+        attacks = {
+            name: _attack_metrics(own, scenario, attack_seed) for name, own in outputs.items()
+        }
+    raw = {
+        name: {
+            **_accuracy_metrics(outputs[name], outputs["original"], outputs["retrain"]),
+            **attacks[name],
+            "js_to_retrained": float(
+                js_divergence(outputs[name].forget, outputs["retrain"].forget)
+            ),
+            "parameter_distance": parameter_distance(outcome.model, outcomes["original"].model),
+        }
+        for name, outcome in outcomes.items()
+    }
+    for values in raw.values():
+        values["average_gap"] = average_gap(values, raw["retrain"])
+    return {name: _checked(values) for name, values in raw.items()}
+
+
+@contextmanager
+def _one_blas_thread() -> Iterator[None]:
+    """Keep BLAS to one thread: with the attack's few unknowns, more only wait for each other."""
+    import sklearn.linear_model  # noqa: F401  (loads the libraries that are to be limited)
+    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+
+    with threadpool_limits(1, user_api="blas"):
+        yield
+
+
+def _outputs(outcome: Outcome, scenario: Scenario) -> _Outputs:
+    forget = predict(outcome.model, scenario.forget)
+    test = predict(outcome.model, scenario.test)
+    return _Outputs(
+        forget=forget,
+        test=test,
+        on_forget=accuracy(forget, scenario.forget.y),
+        on_retain=accuracy(predict(outcome.model, scenario.retain), scenario.retain.y),
+        on_test=accuracy(test, scenario.test.y),
+    )
+
+
+def _accuracy_metrics(own: _Outputs, original: _Outputs, retrained: _Outputs) -> dict[str, float]:
+    return {
+        "forget_accuracy": own.on_forget,
+        "retain_accuracy": own.on_retain,
+        "test_accuracy": own.on_test,
+        "forgetting_rate": forgetting_rate(original.on_forget, own.on_forget),
+        "forgetting_rate_normalised": forgetting_rate_normalised(
+            original.on_forget, own.on_forget, retrained.on_forget
+        ),
+        "memory_retention_rate": memory_retention_rate(original.on_retain, own.on_retain),
+        "memory_retention_rate_test": memory_retention_rate(original.on_test, own.on_test),
+        "unlearning_accuracy": unlearning_accuracy(own.on_forget),
+    }
+
+
+def _attack_metrics(own: _Outputs, scenario: Scenario, seed: int) -> dict[str, float]:
+    found = membership_attack(
+        own.forget, scenario.forget.y, own.test, scenario.unseen_labels, seed=seed
+    )
+    return {"mia_auc": found.auc, "mia_accuracy": found.accuracy}
+
+
+def _checked(raw: dict[str, float]) -> Metrics:
+    """Replace what is not a finite number by None, with the reason."""
+    values: dict[str, float | None] = {}
+    undefined: dict[str, str] = {}
+    for name in METRICS:
+        value = raw[name]
+        reason = undefined_reason(value)
+        if reason is None and math.isinf(value):
+            reason = "the value is infinite"
+        if reason is None:
+            values[name] = float(value)
+        else:
+            values[name] = None
+            undefined[name] = reason
+    return Metrics(values, undefined)

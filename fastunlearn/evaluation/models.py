@@ -1,0 +1,116 @@
+"""Small image classifiers for the evaluation, adaptive to 8x8 and 28x28 single-channel input."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+
+class SmallCNN(nn.Module):
+    """Two 3x3 convolutions and two linear layers; 103,018 parameters at 28x28, ten classes.
+
+    Each convolution is followed by a max-pool as long as the image stays at least 4x4, so an
+    8x8 image is pooled once. The pool comes before the ReLU: the same function, as both are
+    monotone, on a quarter of the elements. No dropout, no batch norm.
+
+    Args:
+        image_size: height and width of the input in pixels, at least 4.
+        n_classes: length of the output, raw logits.
+    """
+
+    def __init__(self, image_size: int, n_classes: int) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        channels, size = 1, image_size
+        for width in (8, 16):
+            layers.append(nn.Conv2d(channels, width, 3, padding=1))
+            if size // 2 >= 4:
+                layers.append(nn.MaxPool2d(2))
+                size //= 2
+            layers.append(nn.ReLU())
+            channels = width
+        self.features = nn.Sequential(*layers)
+        self.hidden = nn.Linear(channels * size * size, 128)
+        self.output = nn.Linear(128, n_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return logits of shape (B, n_classes) for images of shape (B, 1, H, W)."""
+        return self.output(torch.relu(self.hidden(self.features(x).flatten(1))))
+
+
+class ResidualBlock(nn.Module):
+    """Two 3x3 convolutions with batch norm around a shortcut (basic block)."""
+
+    def __init__(self, n_in: int, n_out: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(n_in, n_out, 3, stride, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(n_out)
+        self.conv2 = nn.Conv2d(n_out, n_out, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(n_out)
+        self.shortcut: nn.Module = nn.Identity()
+        if stride != 1 or n_in != n_out:
+            self.shortcut = nn.Sequential(
+                nn.Conv2d(n_in, n_out, 1, stride, bias=False), nn.BatchNorm2d(n_out)
+            )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, n_in, H, W) to (B, n_out, H / stride, W / stride), rounded up."""
+        out = torch.relu(self.bn1(self.conv1(x)))
+        return torch.relu(self.bn2(self.conv2(out)) + self.shortcut(x))
+
+
+class ResNet18(nn.Module):
+    """ResNet-18 for small single-channel images: a 3x3 stem without a max-pool.
+
+    Args:
+        image_size: height and width of the input; any size works.
+        n_classes: length of the output, raw logits.
+        width: channels of the first stage; 64 gives the usual 11.2 million parameters.
+
+    Source: He, Zhang, Ren, Sun, Deep Residual Learning for Image Recognition, CVPR 2016.
+    """
+
+    def __init__(self, image_size: int, n_classes: int, width: int = 64) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(1, width, 3, padding=1, bias=False)
+        self.norm = nn.BatchNorm2d(width)
+        blocks: list[nn.Module] = []
+        n_in = width
+        for stage in range(4):
+            n_out = width * 2**stage
+            blocks.append(ResidualBlock(n_in, n_out, stride=1 if stage == 0 else 2))
+            blocks.append(ResidualBlock(n_out, n_out, stride=1))
+            n_in = n_out
+        self.blocks = nn.Sequential(*blocks)
+        self.output = nn.Linear(n_in, n_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return logits of shape (B, n_classes) for images of shape (B, 1, H, W)."""
+        out = self.blocks(torch.relu(self.norm(self.stem(x))))
+        return self.output(out.mean(dim=(2, 3)))
+
+
+MODELS: dict[str, Callable[[int, int], nn.Module]] = {
+    "small_cnn": SmallCNN,
+    "resnet18": ResNet18,
+    "resnet18_w16": partial(ResNet18, width=16),
+}
+
+
+def build_model(name: str, image_size: int, n_classes: int, *, seed: int) -> nn.Module:
+    """Make a freshly initialised model on the CPU.
+
+    Args:
+        name: a key of `MODELS`.
+        image_size: height and width of the input in pixels.
+        n_classes: number of classes.
+        seed: of the initial weights; the same seed gives the same bits. The state of torch's
+            own generators is left as it was.
+    """
+    with torch.random.fork_rng(devices=[]):
+        # not torch.manual_seed, which would also reseed the generators of every GPU
+        torch.default_generator.manual_seed(seed)
+        return MODELS[name](image_size, n_classes)

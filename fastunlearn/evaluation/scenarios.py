@@ -1,0 +1,108 @@
+"""Forget scenarios: which training samples are to be unlearned, and whom to compare them with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fastunlearn.evaluation.config import ConfigError, ScenarioConfig
+from fastunlearn.evaluation.data import Samples, derive_seed, stratified_choice
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """The sets of one run.
+
+    Args:
+        forget: D_u, the data to unlearn, with the labels the original model was trained on.
+        retain: D_r, the rest of the training set.
+        test: D_t, all test samples with their true labels, whatever the scenario.
+        unseen_labels: int64, shape of `test.y`: the labels with which the membership attack shows
+            the test samples to a model (see `make_scenario`).
+        forget_index: int64, place of each forget sample in the training set, ascending.
+        retain_index: int64, the same for the retain set; with `forget_index` a partition.
+    """
+
+    forget: Samples
+    retain: Samples
+    test: Samples
+    unseen_labels: Tensor
+    forget_index: Tensor
+    retain_index: Tensor
+
+
+def make_scenario(
+    config: ScenarioConfig, train: Samples, test: Samples, n_classes: int, *, seed: int
+) -> Scenario:
+    """Choose the forget set and prepare the test samples that the attack compares it with.
+
+    - `random`: a stratified random fraction of the training set.
+    - `class`: all training samples of one class. The test set keeps that class, so the test
+      accuracy of a model that has forgotten it falls; the retrained model shows by how much.
+    - `mislabelled`: a stratified random fraction that the original model is trained on with wrong
+      labels; forgetting them means no longer giving these wrong labels.
+
+    The attack must ask whether a sample was trained on and nothing else. It balances the labels of
+    both sides itself, so `class` compares with test samples of that class alone. For `mislabelled`
+    the unseen samples get wrong labels by the same rule; with true ones a model that has never
+    seen either side could still be told them apart.
+
+    Args:
+        config: which scenario.
+        train: the whole training set with true labels.
+        test: the whole test set.
+        n_classes: number of classes.
+        seed: of the run.
+
+    Returns:
+        The sets; the test set is never reduced.
+
+    Raises:
+        ConfigError: the forget or the retain set would be empty.
+    """
+    forget_seed = derive_seed(seed, "scenario", "forget")
+    if config.kind == "class":
+        assert config.target_class is not None
+        is_target = train.y.eq(config.target_class)
+        forget_index = torch.nonzero(is_target).flatten()
+        retain_index = torch.nonzero(~is_target).flatten()
+    else:
+        assert config.fraction is not None
+        forget_index, retain_index = stratified_choice(train.y, config.fraction, seed=forget_seed)
+    if not len(forget_index) or not len(retain_index):
+        raise ConfigError(
+            f"scenario: forget and retain set must hold at least one sample each, "
+            f"got {len(forget_index)} and {len(retain_index)}"
+        )
+    forget = train.at(forget_index)
+    unseen_labels = test.y
+    if config.kind == "mislabelled":
+        wrong = derive_seed(seed, "scenario", "wrong labels")
+        forget = Samples(forget.x, mislabel(forget.y, n_classes, seed=wrong))
+        wrong = derive_seed(seed, "scenario", "wrong test labels")
+        unseen_labels = mislabel(test.y, n_classes, seed=wrong)
+    return Scenario(
+        forget=forget,
+        retain=train.at(retain_index),
+        test=test,
+        unseen_labels=unseen_labels,
+        forget_index=forget_index,
+        retain_index=retain_index,
+    )
+
+
+def mislabel(labels: Tensor, n_classes: int, *, seed: int) -> Tensor:
+    """Return labels that are all wrong.
+
+    Each is moved by 1..n_classes-1 places, uniformly at random, modulo the number of classes.
+
+    Args:
+        labels: int64, shape (N,).
+        n_classes: number of classes, at least 2.
+        seed: of the shifts.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    shift = torch.randint(1, n_classes, labels.shape, generator=generator)
+    return (labels + shift) % n_classes

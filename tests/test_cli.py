@@ -1,0 +1,175 @@
+"""The command line: exit codes, one-line errors, what is printed and written."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+from typer.testing import CliRunner
+
+pytest.importorskip("sklearn")
+pytest.importorskip("matplotlib")
+pytest.importorskip("jinja2")
+
+from fastunlearn.cli import app  # noqa: E402
+from fastunlearn.evaluation.methods import METHODS  # noqa: E402
+
+CONFIG = """\
+name: Tiny
+dataset: digits
+model: small_cnn
+threads: 1
+scenario: {kind: random, fraction: 0.1}
+seeds: [0, 1]
+train: {epochs: 1}
+methods:
+  top_k: {k: 0.01, std: 0.1}
+"""
+
+
+@pytest.fixture
+def config(tmp_path):
+    path = tmp_path / "tiny.yaml"
+    path.write_text(CONFIG)
+    return path
+
+
+def invoke(*arguments):
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def one_line_error(result) -> str:
+    """Return the message of a refused call, after checking its form."""
+    assert result.exit_code == 2
+    assert result.stderr.startswith("fastunlearn: ") and result.stderr.count("\n") == 1
+    assert not result.stdout
+    return result.stderr
+
+
+def test_run_writes_the_report_and_prints_a_table(config, tmp_path):
+    out = tmp_path / "out"
+    result = invoke("run", config, "--out", out)
+    assert result.exit_code == 0, result.output
+    for word in ("Tiny", "Original", "Retrained", "Top-K", "Forget", "Retain", "Test", "Seconds"):
+        assert word in result.stdout
+    assert str(out / "report.html") in result.stdout.replace("\n", "")
+    assert "seed 1 (2/2)  4/4 Metrics" in result.stderr
+    assert {p.name for p in out.iterdir()} >= {"results.json", "summary.md", "report.html"}
+    again = tmp_path / "again"
+    assert invoke("report", out / "results.json", "--out", again).exit_code == 0
+    assert (again / "summary.md").read_text() == (out / "summary.md").read_text()
+
+
+def test_ctrl_c_reports_what_is_done_and_resume_completes(config, tmp_path, monkeypatch):
+    real = METHODS["top_k"]
+
+    def stop(task, method):
+        if task.seed == 1:
+            raise KeyboardInterrupt
+        return real.run(task, method)
+
+    out = tmp_path / "out"
+    with monkeypatch.context() as patch:
+        patch.setitem(METHODS, "top_k", replace(real, run=stop))
+        result = invoke("run", config, "--out", out)
+    assert result.exit_code == 130
+    assert "1 of 2 seeds" in result.stderr and "--resume" in result.stderr
+    assert not json.loads((out / "results.json").read_text())["complete"]
+    assert (out / "report.html").exists()
+    result = invoke("run", config, "--out", out, "--resume")
+    assert result.exit_code == 0 and "seed 0" not in result.stderr
+    assert json.loads((out / "results.json").read_text())["complete"]
+
+
+def test_ctrl_c_before_the_first_seed_writes_nothing(config, tmp_path, monkeypatch):
+    def stop(task, method):
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(METHODS, "original", replace(METHODS["original"], run=stop))
+    result = invoke("run", config, "--out", tmp_path / "out")
+    assert result.exit_code == 130 and "nothing is written" in result.stderr
+    assert not list((tmp_path / "out").iterdir())
+
+
+def test_demo_runs_the_config_of_the_package(tmp_path, monkeypatch):
+    from fastunlearn.evaluation import runner
+
+    seen = {}
+
+    def record(config, out, *, resume, progress):
+        seen.update(config=config, out=out, resume=resume)
+        raise runner.Interrupted(None)
+
+    monkeypatch.setattr(runner, "run", record)
+    result = invoke("demo", "--out", tmp_path, "--seeds", 5, "--resume")
+    assert result.exit_code == 130
+    assert seen["config"].seeds == (0, 1, 2, 3, 4) and seen["config"].dataset == "mnist5k"
+    assert seen["out"] == tmp_path and seen["resume"] is True
+
+
+def test_errors_are_one_line(config, tmp_path):
+    assert "absent.yaml" in one_line_error(invoke("run", tmp_path / "absent.yaml"))
+    config.write_text(CONFIG + "colour: red\n")
+    assert "'colour'" in one_line_error(invoke("run", config))
+    config.write_text("a: [\n")
+    assert "must be YAML" in one_line_error(invoke("run", config))
+    config.write_text("{}")
+    assert "results" in one_line_error(invoke("report", config))
+    blocked = tmp_path / "file"
+    blocked.write_text("")
+    config.write_text(CONFIG)
+    assert "file" in one_line_error(invoke("run", config, "--out", blocked))
+
+
+def test_a_missing_package_is_one_line_with_the_remedy(config, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
+    message = one_line_error_at_end(invoke("run", config, "--out", tmp_path / "out"))
+    assert "scikit-learn" in message and 'pip install "fastunlearn[eval]"' in message
+
+
+def one_line_error_at_end(result) -> str:
+    assert result.exit_code == 2 and "Traceback" not in result.output
+    return result.stderr.splitlines()[-1]
+
+
+def test_defects_are_not_hidden(config, tmp_path, monkeypatch):
+    def broken(task, method):
+        raise ZeroDivisionError("a defect")
+
+    monkeypatch.setitem(METHODS, "top_k", replace(METHODS["top_k"], run=broken))
+    result = invoke("run", config, "--out", tmp_path / "out")
+    assert isinstance(result.exception, ZeroDivisionError)
+
+
+def test_seeds_must_be_positive():
+    assert invoke("demo", "--seeds", 0).exit_code == 2
+
+
+def test_info_as_text_and_json():
+    facts = json.loads(invoke("info", "--json").stdout)
+    assert {"fastunlearn", "torch", "python", "backend", "threads", "build"} <= set(facts)
+    text = invoke("info").stdout
+    assert facts["torch"] in text and "backend" in text and "extension" in text
+
+
+@pytest.mark.parametrize("command", [[], ["demo"], ["run"], ["report"], ["info"]])
+def test_help(command):
+    result = invoke(*command, "--help")
+    assert result.exit_code == 0 and "Usage" in result.stdout
+
+
+def test_python_m_works_and_help_is_fast_to_import():
+    code = (
+        "import sys, fastunlearn.cli; "
+        "heavy = {'torch', 'sklearn', 'matplotlib', 'rich.progress'} & set(sys.modules); "
+        "print(heavy - {'torch'})"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "set()"
+    shown = subprocess.run(
+        [sys.executable, "-m", "fastunlearn", "--help"], capture_output=True, text=True
+    )
+    assert shown.returncode == 0 and "demo" in shown.stdout
