@@ -94,9 +94,9 @@ def info(
     if as_json:
         typer.echo(json.dumps(facts, indent=1))
         return
-    build = facts.pop("build")
+    build = {f"build.{name}": value for name, value in facts.pop("build").items()}
     for name, value in {**facts, **build}.items():
-        typer.echo(f"{name:<16}{value}")
+        typer.echo(f"{name:<20}{value}")
 
 
 def main() -> None:

@@ -205,8 +205,8 @@ METHODS: dict[str, MethodKind] = {
 }
 
 DEFAULT_METHODS: dict[str, dict[str, Any]] = {
-    "top_k": {"k": 0.01, "std": 0.1},
-    "random_k": {"k": 0.01, "std": 0.1},
+    "top_k": {"k": 0.01},
+    "random_k": {"k": 0.01},
     "fine_tune": {},
     "gradient_ascent": {},
 }
