@@ -18,6 +18,9 @@ def overlaps_itself(tensor: Tensor) -> bool:
         for size, stride in zip(tensor.shape, tensor.stride(), strict=True)
         if size > 1
     )
+    extent = 1 + sum(stride * (size - 1) for stride, size in steps)
+    if extent < tensor.numel():
+        return True  # more elements than addresses; this also bounds the list made below
     reach = 0
     for stride, size in steps:
         if stride <= reach:

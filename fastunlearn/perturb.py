@@ -8,6 +8,7 @@ from typing import cast
 
 import torch
 from torch import Tensor
+from torch._compile import _disable_dynamo
 
 from fastunlearn._ops import Stat, backend_of, ops
 from fastunlearn._version import __version__
@@ -17,6 +18,7 @@ from fastunlearn.strategies import Strategy, TopK
 from fastunlearn.targets import MissingGrad, Parameters, Scores, Target
 
 
+@_disable_dynamo
 def perturb_(
     target: Target,
     strategy: Strategy,
@@ -31,7 +33,8 @@ def perturb_(
     """Add noise to the K parameters that the strategy selects, in place [paper].
 
     `w <- w + sigma * z` for the selected parameters alone; no other bit changes. All or nothing:
-    whatever the call refuses, it refuses before the first write.
+    whatever the call refuses, it refuses before the first write. Under `torch.compile` it breaks
+    the graph; `torch.ops.fastunlearn.topk_perturb_` and `randomk_perturb_` compile.
 
     Args:
         target: module, mapping, or iterable of parameters or of (name, parameter) pairs. fp32,
@@ -63,11 +66,6 @@ def perturb_(
         >>> receipt.count, receipt.n
         (10, 1010)
     """
-    if torch.compiler.is_compiling():
-        raise RuntimeError(
-            "perturb_: must be called outside of torch.compile, got a call under compilation; "
-            "inside, call torch.ops.fastunlearn.topk_perturb_ or randomk_perturb_"
-        )
     call = Call.prepare("perturb_", target, strategy, scores, seed, step, missing_grad)
     scale = _scale(call)
     stats = _run(call, scale, allow_overflow)
@@ -81,9 +79,10 @@ def _scale(call: Call) -> Tensor:
     """Standard deviation of the noise in each tensor: float64, shape (number of tensors,)."""
     tensors = call.parameters.tensors
     if call.strategy.rel_std is None:
-        return torch.full((len(tensors),), cast(float, call.strategy.std), dtype=torch.float64)
+        std = cast(float, call.strategy.std)
+        return torch.full((len(tensors),), std, dtype=torch.float64, device="cpu")
     if not tensors:
-        return torch.empty(0, dtype=torch.float64)
+        return torch.empty(0, dtype=torch.float64, device="cpu")
     scale = ops.rms(tensors) * call.strategy.rel_std
     if not bool(scale.isfinite().all()):
         first = call.parameters.names[int((~scale.isfinite()).nonzero()[0])]
@@ -97,7 +96,7 @@ def _scale(call: Call) -> Tensor:
 def _run(call: Call, scale: Tensor, allow_overflow: bool) -> Tensor:
     strategy, parameters = call.strategy, call.parameters
     if not parameters.tensors:
-        return torch.zeros(0, len(Stat), dtype=torch.int64)
+        return torch.zeros(0, len(Stat), dtype=torch.int64, device="cpu")
     drawn = (scale, call.rng, call.k, call.per_tensor)
     written = (strategy.noise, strategy.mode, allow_overflow, parameters.layout)
     if isinstance(strategy, TopK):
@@ -199,16 +198,24 @@ class Perturber:
         self.keep_seed = keep_seed
 
     def step(self, scores: Scores | None = None) -> Receipt:
-        """Perturb once; returns the receipt of this step. A refused step may be tried again."""
-        receipt = perturb_(
-            self.target,
-            self.strategy,
-            scores=scores,
-            seed=self.seed,
-            step=self.steps_done,
-            allow_overflow=self.allow_overflow,
-            missing_grad=self.missing_grad,
-            keep_seed=self.keep_seed,
-        )
+        """Perturb once; returns the receipt of this step.
+
+        A refused step may be tried again under its number. An interrupt arrives after the writes,
+        so then the number counts as used.
+        """
+        step = self.steps_done
         self.steps_done += 1
-        return receipt
+        try:
+            return perturb_(
+                self.target,
+                self.strategy,
+                scores=scores,
+                seed=self.seed,
+                step=step,
+                allow_overflow=self.allow_overflow,
+                missing_grad=self.missing_grad,
+                keep_seed=self.keep_seed,
+            )
+        except (TypeError, ValueError):
+            self.steps_done = step
+            raise

@@ -6,7 +6,6 @@ import dataclasses
 import hashlib
 import json
 import math
-import struct
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,8 +23,11 @@ def key_to_score(key: int) -> float | None:
     """The score that a key stands for; None for the keys that stand for no score."""
     if not 0 <= key <= 0x7FFFFFFF:
         return None
-    (score,) = struct.unpack("<f", struct.pack("<I", key))
-    return float(score)
+    exponent, mantissa = key >> 23, key & 0x7FFFFF
+    if exponent == 0xFF:
+        return math.nan if mantissa else math.inf
+    # in integers, since a conversion from fp32 would follow the thread's flush-to-zero mode
+    return math.ldexp(mantissa | (exponent > 0) << 23, max(exponent, 1) - 150)
 
 
 @dataclass(frozen=True)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch._compile import _disable_dynamo
 
 from fastunlearn import _extension
 from fastunlearn._ops import Stat, ops
@@ -41,8 +42,8 @@ class Selection:
     count: int
     counts: dict[str, int]
     threshold: float | tuple[float | None, ...] | None
-    _packed: dict[str, Tensor]
-    _shapes: dict[str, torch.Size]
+    _packed: dict[str, Tensor] = field(repr=False)
+    _shapes: dict[str, torch.Size] = field(repr=False)
 
     def packed(self) -> dict[str, Tensor]:
         """One bit for each element, in logical row-major order, least significant bit first.
@@ -67,7 +68,7 @@ class Selection:
     def indices(self) -> Tensor:
         """Flat indices of the selected elements: int64, shape (count,), ascending."""
         base = 0
-        found = [torch.empty(0, dtype=torch.int64)]
+        found = [torch.empty(0, dtype=torch.int64, device="cpu")]
         for name, shape in self._shapes.items():
             local = self.mask(name).flatten().nonzero().squeeze(1)
             found.append(local.cpu() + base)
@@ -75,6 +76,7 @@ class Selection:
         return torch.cat(found)
 
 
+@_disable_dynamo
 def select(
     target: Target,
     strategy: Strategy,
@@ -101,7 +103,7 @@ def select(
         for every backend, thread count and split into tensors.
 
     Raises:
-        TypeError, ValueError: see `RELIABILITY` in the documentation; nothing was changed.
+        TypeError, ValueError: as for `perturb_`.
 
     Example:
         >>> import torch
@@ -131,7 +133,7 @@ def select(
 def _run_select(call: Call) -> tuple[Sequence[Tensor], Tensor]:
     parameters = call.parameters
     if not parameters.tensors:
-        return [], torch.zeros(0, len(Stat), dtype=torch.int64)
+        return [], torch.zeros(0, len(Stat), dtype=torch.int64, device="cpu")
     if isinstance(call.strategy, TopK):
         return ops.topk_select(
             parameters.tensors,
@@ -185,6 +187,8 @@ class Call:
         """Check every argument and look up the scores."""
         if not isinstance(strategy, Strategy) or type(strategy) is Strategy:
             raise TypeError(f"{op}: strategy must be TopK or RandomK, got {strategy!r}")
+        if missing_grad not in ("error", "skip"):
+            raise ValueError(f"{op}: missing_grad must be 'error' or 'skip', got {missing_grad!r}")
         _extension.warn_once()
         parameters = resolve(op, target, strategy)
         found: list[Tensor] = []
@@ -223,7 +227,7 @@ class Call:
     def rng(self) -> Tensor:
         """The op argument `rng`: seed and step, int64, the seed as two's complement."""
         seed = self.seed - (1 << 64) if self.seed >> 63 else self.seed
-        return torch.tensor([seed, self.step])
+        return torch.tensor([seed, self.step], device="cpu")
 
     def refuse_nan(self, stats: Tensor) -> None:
         """Raise if the operation met a NaN score that the strategy refuses."""

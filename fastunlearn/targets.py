@@ -60,6 +60,11 @@ class Parameters:
         if strategy.scope == "tensor":
             sizes = [tensor.numel() for tensor in self.tensors]
         counts = [strategy.count(size) for size in sizes]
+        for size, count in zip(sizes, counts, strict=True):
+            if count > size:
+                raise ValueError(
+                    f"{self.op}: k must be at most {size}, the number of elements, got {count}"
+                )
         if isinstance(strategy.k, float) and self.numel and not any(counts):
             raise ValueError(
                 f"{self.op}: k must be a fraction that selects at least one element, got "
@@ -71,7 +76,8 @@ class Parameters:
 def resolve(op: str, target: Target, strategy: Strategy) -> Parameters:
     """Name, filter and check the parameters of a target.
 
-    A parameter that appears more than once (tied weights) counts once, at its first place.
+    A parameter that appears more than once (tied weights) counts once, at its first place and
+    under its first name; it takes part if any of its names is included and none is excluded.
 
     Args:
         op: name of the calling operation, for messages.
@@ -80,33 +86,39 @@ def resolve(op: str, target: Target, strategy: Strategy) -> Parameters:
 
     Raises:
         TypeError: the target holds something else than dense floating-point tensors.
-        ValueError: parameters overlap in memory, or are spread over several devices.
+        ValueError: parameters overlap in memory, or are spread over several devices; or the
+            patterns leave none of them.
     """
-    names, tensors = [], []
-    seen: set[int] = set()
+    found: dict[int, tuple[Any, list[str]]] = {}
+    seen: set[str] = set()
     for name, tensor in _named(op, target):
-        if _takes_part(name, strategy) and id(tensor) not in seen:
-            _check_tensor(op, "parameter", name, tensor)
-            seen.add(id(tensor))
-            names.append(name)
-            tensors.append(tensor)
-    parameters = Parameters(op, names, tensors)
-    if len(set(names)) < len(names):
-        twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"{op}: parameter names must be unique, got {twice!r} twice")
+        if name in seen:
+            raise ValueError(f"{op}: parameter names must be unique, got {name!r} twice")
+        seen.add(name)
+        found.setdefault(id(tensor), (tensor, []))[1].append(name)
+    kept = [(names[0], tensor) for tensor, names in found.values() if _takes_part(names, strategy)]
+    if found and not kept:
+        raise ValueError(
+            f"{op}: include and exclude must leave at least one parameter, got "
+            f"include={list(strategy.include)}, exclude={list(strategy.exclude)}"
+        )
+    for name, tensor in kept:
+        _check_tensor(op, "parameter", name, tensor)
+    parameters = Parameters(op, [name for name, _ in kept], [tensor for _, tensor in kept])
     _check_memory(parameters)
     return parameters
 
 
 def _named(op: str, target: Any) -> Iterator[tuple[str, Any]]:
     if isinstance(target, nn.Module):
-        yield from target.named_parameters()
+        yield from target.named_parameters(remove_duplicate=False)
     elif isinstance(target, Mapping):
-        yield from target.items()
+        for name, tensor in target.items():
+            yield _checked_name(op, name), tensor
     elif isinstance(target, Iterable) and not isinstance(target, (Tensor, str)):
         for number, item in enumerate(target):
             pair = isinstance(item, tuple) and len(item) == 2
-            yield item if pair else (str(number), item)
+            yield (_checked_name(op, item[0]), item[1]) if pair else (str(number), item)
     else:
         raise TypeError(
             f"{op}: target must be a module, a mapping or an iterable of parameters, got "
@@ -114,9 +126,15 @@ def _named(op: str, target: Any) -> Iterator[tuple[str, Any]]:
         )
 
 
-def _takes_part(name: str, strategy: Strategy) -> bool:
+def _checked_name(op: str, name: Any) -> str:
+    if not isinstance(name, str):
+        raise TypeError(f"{op}: parameter names must be strings, got {type(name).__name__}")
+    return name
+
+
+def _takes_part(names: Sequence[str], strategy: Strategy) -> bool:
     def matches(patterns: Iterable[str]) -> bool:
-        return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
+        return any(fnmatch.fnmatchcase(name, pattern) for name in names for pattern in patterns)
 
     return (not strategy.include or matches(strategy.include)) and not matches(strategy.exclude)
 
@@ -127,6 +145,8 @@ def _check_tensor(op: str, role: str, name: str, tensor: Any) -> None:
 
     if not isinstance(tensor, Tensor):
         fail(type(tensor).__name__)
+    if tensor.is_nested:
+        fail(f"a nested tensor of layout {tensor.layout}")
     if tensor.is_quantized:
         fail(f"a quantized tensor of {tensor.dtype}")
     if tensor.layout != torch.strided:
@@ -135,6 +155,8 @@ def _check_tensor(op: str, role: str, name: str, tensor: Any) -> None:
         fail(f"a tensor of {tensor.dtype}")
     if tensor.is_meta or isinstance(tensor, torch._subclasses.FakeTensor):
         fail("a meta or fake tensor, which holds no data")
+    if role == "parameter" and tensor.is_inference() and not torch.is_inference_mode_enabled():
+        fail("an inference tensor outside of inference mode")
 
 
 def _check_memory(parameters: Parameters) -> None:
@@ -162,8 +184,6 @@ def with_gradients(parameters: Parameters, missing: MissingGrad) -> tuple[Parame
         ValueError: a parameter has no gradient and `missing` is "error"; all are listed.
     """
     op = parameters.op
-    if missing not in ("error", "skip"):
-        raise ValueError(f"{op}: missing_grad must be 'error' or 'skip', got {missing!r}")
     pairs = list(zip(parameters.names, parameters.tensors, strict=True))
     absent = [name for name, tensor in pairs if tensor.grad is None]
     if absent and missing == "error":

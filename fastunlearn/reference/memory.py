@@ -124,16 +124,19 @@ def read_slice(tensor: Tensor, start: int, stop: int) -> Tensor:
     return read(tensor, torch.arange(start, stop, device=tensor.device))
 
 
+def locate(tensor: Tensor, local: Tensor) -> tuple[Tensor, Tensor]:
+    """A 1-D view of the tensor's memory, and the places of the given local numbers in it."""
+    if tensor.is_contiguous():
+        return tensor.view(-1), local
+    return _line(tensor), _offsets(tensor, local)
+
+
 def read(tensor: Tensor, local: Tensor) -> Tensor:
     """Gather the elements of the given local numbers; shape (m,)."""
-    if tensor.is_contiguous():
-        return tensor.view(-1)[local]
-    return _line(tensor)[_offsets(tensor, local)]
+    line, places = locate(tensor, local)
+    return line[places]
 
 
-def write(tensor: Tensor, local: Tensor, values: Tensor) -> None:
-    """Scatter values (shape (m,), the tensor's dtype) to distinct local numbers, in place."""
-    if tensor.is_contiguous():
-        tensor.view(-1)[local] = values
-    else:
-        _line(tensor)[_offsets(tensor, local)] = values
+def write(line: Tensor, places: Tensor, values: Tensor) -> None:
+    """Scatter values (shape (m,), the tensor's dtype) to what `locate` gave, in place."""
+    line[places] = values

@@ -6,21 +6,19 @@ here; `fastunlearn.targets` validates them at the border.
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from enum import IntEnum
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from fastunlearn.reference import randomk, topk
-from fastunlearn.reference.float_mode import ieee_arithmetic
 from fastunlearn.reference.keys import KeySource
 from fastunlearn.reference.memory import Layout, layouts
 from fastunlearn.reference.noise import noise as noise_at
 from fastunlearn.reference.philox import Rng
 from fastunlearn.reference.rms import rms_all
+from fastunlearn.reference.surroundings import kernel
 from fastunlearn.reference.update import Noise, Plan
 
 
@@ -28,23 +26,12 @@ class Stat(IntEnum):
     """Columns of the statistics that every operation returns: int64, one row for each tensor."""
 
     SELECTED = 0
-    THRESHOLD = 1  # key of the K-th greatest score; -1 where no scores take part
+    THRESHOLD = 1  # key of the K-th greatest score; -1 where there is none
     TIES = 2  # elements of the tensor's selection problem whose key equals the threshold
     TIES_TAKEN = 3
     NAN = 4  # NaN scores met under nan="error"; where any is counted nothing was written
     OVERFLOW = 5  # finite weights that became infinite; where refused, nothing was written
     UNCHANGED = 6  # selected weights whose new value equals the old one
-
-
-def _kernel(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Run a kernel without autograd and in IEEE arithmetic."""
-
-    @functools.wraps(function)
-    def run(*args: Any) -> Any:
-        with torch.no_grad(), ieee_arithmetic():
-            return function(*args)
-
-    return run
 
 
 def _cuts(
@@ -61,11 +48,8 @@ def _stats(cuts: Sequence[topk.Cut]) -> Tensor:
     rows = []
     for cut in cuts:
         row = [0] * len(Stat)
-        row[Stat.THRESHOLD], row[Stat.TIES], row[Stat.TIES_TAKEN] = (
-            cut.key,
-            cut.ties,
-            cut.ties_taken,
-        )
+        row[Stat.THRESHOLD] = cut.key if cut.ties else -1
+        row[Stat.TIES], row[Stat.TIES_TAKEN] = cut.ties, cut.ties_taken
         rows.append(row)
     return torch.tensor(rows, dtype=torch.int64).view(len(cuts), len(Stat))
 
@@ -104,7 +88,7 @@ def _pack(
     return packed
 
 
-@_kernel
+@kernel
 def topk_perturb_(
     weights: Sequence[Tensor],
     scores: Sequence[Tensor],
@@ -131,7 +115,7 @@ def topk_perturb_(
     return _perturb(plan, _stats(cuts), allow_overflow)
 
 
-@_kernel
+@kernel
 def topk_select(
     weights: Sequence[Tensor],
     scores: Sequence[Tensor],
@@ -152,7 +136,7 @@ def topk_select(
         return _pack(weights, [], stats), _refused_for_nan(keys, parts)
 
 
-@_kernel
+@kernel
 def randomk_perturb_(
     weights: Sequence[Tensor],
     scale: Tensor,
@@ -169,11 +153,11 @@ def randomk_perturb_(
     parts = layouts(weights, layout)
     state = Rng.from_tensor(rng)
     plan = Plan(weights, parts, Noise(scale, state, noise, update))
-    plan.extend(randomk.selected(parts, k, per_tensor, total, state))
-    return _perturb(plan, _stats([topk.UNSCORED] * len(parts)), allow_overflow)
+    plan.extend(randomk.selected(parts, k, per_tensor, total, state, weights[0].device))
+    return _perturb(plan, _stats([topk.NOTHING] * len(parts)), allow_overflow)
 
 
-@_kernel
+@kernel
 def randomk_select(
     weights: Sequence[Tensor],
     rng: Tensor,
@@ -184,18 +168,19 @@ def randomk_select(
 ) -> tuple[list[Tensor], Tensor]:
     """Select a uniform K-subset of the elements; packed bits for each tensor, and statistics."""
     parts = layouts(weights, layout)
-    stats = _stats([topk.UNSCORED] * len(parts))
-    batches = randomk.selected(parts, k, per_tensor, total, Rng.from_tensor(rng))
+    stats = _stats([topk.NOTHING] * len(parts))
+    state = Rng.from_tensor(rng)
+    batches = randomk.selected(parts, k, per_tensor, total, state, weights[0].device)
     return _pack(weights, batches, stats), stats
 
 
-@_kernel
+@kernel
 def noise(index: Tensor, rng: Tensor, kind: str) -> Tensor:
     """Noise of unit variance that each flat index owns: fp32, the shape of `index`."""
     return noise_at(index.flatten(), Rng.from_tensor(rng), kind).view(index.shape)
 
 
-@_kernel
+@kernel
 def rms(tensors: Sequence[Tensor]) -> Tensor:
     """Root mean square of each tensor: float64, shape (number of tensors,)."""
     return rms_all(tensors)

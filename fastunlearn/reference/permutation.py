@@ -6,7 +6,8 @@ elements, and membership of any element can be decided on its own through the in
 The domain is rounded up to b = max(8, bit_length(n - 1)) bits and split into a left part of
 b - b // 2 bits and a right part of b // 2 bits, which are updated in turn. An image outside [0, n)
 is permuted again until it falls inside: fewer than two walks on average above 128 elements. Halves
-of one or two bits would make the subsets of tiny sets measurably uneven, hence the 8.
+of one or two bits would make the subsets of tiny sets measurably uneven, hence the 8; there all
+images are computed once and the walks go through the table.
 """
 
 from __future__ import annotations
@@ -60,12 +61,21 @@ class Permutation:
         return (left << self.right_bits) | right
 
     def _walk(self, x: Tensor, inverse: bool) -> Tensor:
+        if self.n <= 1 << (_MIN_BITS - 1):
+            table = self._feistel(torch.arange(1 << _MIN_BITS), inverse).tolist()
+            return torch.tensor([self._inside(table, i) for i in x.tolist()], dtype=torch.int64)
         y = self._feistel(x, inverse)
         outside = (y >= self.n).nonzero().squeeze(1)
         while outside.numel():
             y[outside] = self._feistel(y[outside], inverse)
             outside = outside[y[outside] >= self.n]
         return y
+
+    def _inside(self, table: list[int], i: int) -> int:
+        i = table[i]
+        while i >= self.n:
+            i = table[i]
+        return i
 
     def __call__(self, x: Tensor) -> Tensor:
         """Image of each element: int64 tensor of shape (m,), entries in [0, n), to the same."""

@@ -35,7 +35,7 @@ def locate(index: Tensor, parts: Sequence[Layout]) -> list[tuple[int, Tensor]]:
     Returns:
         Pairs of tensor number and local element numbers, as `topk.selected` yields them.
     """
-    bounds = torch.tensor([[part.base, part.end] for part in parts])
+    bounds = torch.tensor([[part.base, part.end] for part in parts], device=index.device)
     cuts = torch.searchsorted(index, bounds).tolist()
     found = []
     for tensor, (part, (start, stop)) in enumerate(zip(parts, cuts, strict=True)):
@@ -47,7 +47,12 @@ def locate(index: Tensor, parts: Sequence[Layout]) -> list[tuple[int, Tensor]]:
 
 
 def selected(
-    parts: Sequence[Layout], k: Sequence[int], per_tensor: bool, total: int, rng: Rng
+    parts: Sequence[Layout],
+    k: Sequence[int],
+    per_tensor: bool,
+    total: int,
+    rng: Rng,
+    device: torch.device,
 ) -> Iterator[list[tuple[int, Tensor]]]:
     """Yield what Random-k selects, in batches of pairs of tensor number and local numbers.
 
@@ -57,6 +62,7 @@ def selected(
         per_tensor: whether each tensor has a subset of its own.
         total: size of the flat index space.
         rng: seed and step.
+        device: where the local numbers are wanted.
     """
     domains = [(0, total, k[0])]
     if per_tensor:
@@ -64,4 +70,4 @@ def selected(
     for base, size, count in domains:
         if count:
             for index in subset(size, count, rng, base):
-                yield locate(index, parts)
+                yield locate(index.to(device), parts)

@@ -25,7 +25,10 @@ _LOW_BITS = 15
 
 
 class Cut(NamedTuple):
-    """Elements with key > `key`, and those with key == `key` and flat index <= `last_tie`."""
+    """Elements with key > `key`, and those with key == `key` and flat index <= `last_tie`.
+
+    Keys lie in [0, MAGNITUDE], as every key must that an int32 tensor is compared with.
+    """
 
     key: int
     last_tie: int | None  # None: every tie is taken
@@ -33,8 +36,7 @@ class Cut(NamedTuple):
     ties_taken: int
 
 
-NOTHING = Cut(MAGNITUDE + 1, None, 0, 0)  # a key above every other
-UNSCORED = Cut(-1, None, 0, 0)  # stands for "no scores took part" in the statistics
+NOTHING = Cut(MAGNITUDE, -1, 0, 0)  # the greatest key, and no tie taken
 
 
 class NanFoundError(Exception):
@@ -101,7 +103,7 @@ def _bracketed(
     spread = _LOG_INVERSE_MISS / 3
     spread += math.sqrt(spread**2 + 2 * rank * (1 - k / total) * _LOG_INVERSE_MISS)
     first, last = math.floor(rank - spread), math.ceil(rank + spread)
-    high = int(sample[first - 1]) if first >= 1 else MAGNITUDE + 1
+    high = int(sample[first - 1]) if first >= 1 else MAGNITUDE
     low = int(sample[last - 1]) if last <= _SAMPLE else -1
     above = equal_high = equal_low = 0
     inside: list[Tensor] = []
@@ -197,7 +199,9 @@ def selected(
         values = values[hits]
         if keys.refuses_nan and int(values.max()) > INFINITY:
             raise NanFoundError
-        yield list(_split(group, parts, cuts, hits, values))
+        found = list(_split(group, parts, cuts, hits, values))
+        if found:  # else every hit is a tie beyond the last one taken
+            yield found
 
 
 def _thresholds(cuts: Sequence[Cut], group: Sequence[Piece], device: torch.device) -> int | Tensor:

@@ -33,7 +33,8 @@ class Plan:
     """New values of all selected elements, and what writing them would do.
 
     Attributes:
-        writes: triples of tensor number, local element numbers and new values.
+        writes: line of memory, places in it and new values (see `memory.locate`), ready, so that
+            the writes themselves allocate nothing of size.
         selected, overflow, unchanged: counts for each tensor. `overflow` counts finite weights
             whose new value is not finite, `unchanged` those whose new value equals the old one.
     """
@@ -42,7 +43,7 @@ class Plan:
         self.weights = weights
         self.parts = parts
         self.change = change
-        self.writes: list[tuple[int, Tensor, Tensor]] = []
+        self.writes: list[tuple[Tensor, Tensor, Tensor]] = []
         self.selected = [0] * len(weights)
         self.overflow = [0] * len(weights)
         self.unchanged = [0] * len(weights)
@@ -62,23 +63,25 @@ class Plan:
     def _add(self, batch: Batch, z: Tensor) -> None:
         """Plan a batch whose weights share one dtype."""
         sizes = [local.numel() for _, local in batch]
-        old = memory.join([memory.read(self.weights[tensor], local) for tensor, local in batch])
+        located = [memory.locate(self.weights[tensor], local) for tensor, local in batch]
+        old = memory.join([line[places] for line, places in located])
         scale = self.change.scale[[tensor for tensor, _ in batch]].to(z.device)
         if len(batch) > 1:
             scale = scale.repeat_interleave(torch.tensor(sizes, device=z.device))
         new = _updated(old, z, scale, self.change.mode)
-        for (tensor, local), values in zip(batch, new.split(sizes), strict=True):
-            self.writes.append((tensor, local, values))
-            self.selected[tensor] += local.numel()
+        for (line, places), values in zip(located, new.split(sizes), strict=True):
+            self.writes.append((line, places, values))
         tensors = [tensor for tensor, _ in batch]
+        for tensor, size in zip(tensors, sizes, strict=True):
+            self.selected[tensor] += size
         _tally(self.overflow, tensors, sizes, old.isfinite() & ~new.isfinite())
         _tally(self.unchanged, tensors, sizes, old == new)
 
     def commit(self) -> None:
         """Write everything. An interrupt from the keyboard waits until the last write is done."""
         with _interrupt_deferred():
-            for tensor, local, new in self.writes:
-                memory.write(self.weights[tensor], local, new)
+            for line, places, values in self.writes:
+                memory.write(line, places, values)
 
 
 def _tally(counts: list[int], tensors: list[int], sizes: list[int], flags: Tensor) -> None:
@@ -89,12 +92,16 @@ def _tally(counts: list[int], tensors: list[int], sizes: list[int], flags: Tenso
 
 
 def _updated(old: Tensor, z: Tensor, scale: Tensor, mode: str) -> Tensor:
-    """One multiply and one add in fp32 (fp64 weights: fp64), then one rounding to the dtype."""
+    """One multiply and one add in fp32 (fp64 weights: fp64), then one rounding to the dtype.
+
+    A NaN result is written as the dtype's default quiet NaN: payloads differ between processors.
+    """
     if mode == "zero":
         return torch.zeros_like(old)
     wide = torch.float64 if old.dtype == torch.float64 else torch.float32
     step = z.to(wide) * scale.to(wide)
-    return (step if mode == "replace" else old.to(wide) + step).to(old.dtype)
+    new = (step if mode == "replace" else old.to(wide) + step).to(old.dtype)
+    return new.masked_fill_(new.isnan(), torch.nan)
 
 
 @contextmanager

@@ -245,7 +245,7 @@ def top_k(
         for local, key in enumerate(tensor_keys[t])
     )
     if k == 0:
-        return [], (2**31, 0, 0)
+        return [], (-1, 0, 0)
     threshold = -order[k - 1][0]
     ties = sum(-entry[0] == threshold for entry in order)
     taken = sum(-entry[0] == threshold for entry in order[:k])

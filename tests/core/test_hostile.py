@@ -281,8 +281,6 @@ PATTERNS: list[tuple[dict[str, Any], list[str]]] = [
     ({"exclude": ["*.bias"]}, ["0.weight", "2.weight"]),
     ({"include": ["0.*", "2.*"], "exclude": ["2.*", "0.bias"]}, ["0.weight"]),
     ({"include": ["?.[bw]*"]}, ["0.weight", "0.bias", "2.weight", "2.bias"]),
-    ({"include": ["0"]}, []),
-    ({"include": ["0.WEIGHT"]}, []),
 ]
 
 
@@ -293,6 +291,24 @@ def test_patterns(patterns: dict[str, Any], names: list[str]) -> None:
     assert [t.name for t in receipt.tensors] == names
     kept = {n: torch.ones_like(p) for n, p in model.named_parameters() if n in names}
     assert fu.select(model, fu.TopK(0.9, **patterns), scores=kept).count == receipt.count
+
+
+@pytest.mark.parametrize(
+    "patterns", [{"include": ["0"]}, {"include": ["0.WEIGHT"]}, {"exclude": ["*"]}]
+)
+def test_patterns_that_leave_nothing(patterns: dict[str, Any]) -> None:
+    model = nn.Linear(3, 3)
+    with pytest.raises(ValueError, match="include and exclude must leave at least one parameter"):
+        fu.perturb_(model, fu.RandomK(0.9, **patterns))
+
+
+def test_patterns_see_every_name_of_a_tied_parameter() -> None:
+    model = nn.Sequential(nn.Linear(3, 3, bias=False), nn.Linear(3, 3, bias=False))
+    model[1].weight = model[0].weight
+    included = fu.perturb_(model, fu.RandomK(2, include=["1.*"]))
+    assert [t.name for t in included.tensors] == ["0.weight"]
+    with pytest.raises(ValueError, match="must leave at least one"):
+        fu.perturb_(model, fu.RandomK(2, exclude=["1.*"]))
 
 
 TARGETS: dict[str, Callable[[nn.Module], Any]] = {

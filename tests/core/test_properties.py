@@ -209,25 +209,25 @@ def same(found: Any, wanted: Any) -> bool:
     return repr(found) == repr(wanted)
 
 
-@examples(800)
+@examples(1000)
 @given(cases())
 def test_topk_perturb_writes_the_oracles_bits(case: Case) -> None:
     check_perturb(case)
 
 
-@examples(500)
+@examples(600)
 @given(cases())
 def test_topk_select_finds_the_oracles_set(case: Case) -> None:
     check_select(case)
 
 
-@examples(400)
+@examples(150)
 @given(cases(random=True))
 def test_randomk_perturb_writes_the_oracles_bits(case: Case) -> None:
     check_perturb(case)
 
 
-@examples(300)
+@examples(150)
 @given(cases(random=True))
 def test_randomk_select_finds_the_oracles_set(case: Case) -> None:
     check_select(case)
@@ -269,7 +269,7 @@ def test_large_paths_of_topk(large: str, case: Case) -> None:
     check_reference_perturb(case, picks, topk=True)
 
 
-@examples(60)
+@examples(40)
 @given(case=cases(random=True))
 def test_large_paths_of_randomk(large: str, case: Case) -> None:
     picks, _ = case.picks()
