@@ -14,6 +14,8 @@ Scope = Literal["global", "tensor"]
 Score = Literal["grad", "fisher", "mas", "taylor", "ratio", "weight"]
 NanPolicy = Literal["error", "largest", "smallest"]
 
+DEFAULT_STD = 0.1  # docs/method.md tells what was tried against it
+
 
 @dataclass(frozen=True)
 class Strategy:
@@ -22,8 +24,7 @@ class Strategy:
     Args:
         k: how many parameters to perturb. An int counts them; a float in (0, 1] is a fraction, and
             the count is `round(k * n)`, halves to even.
-        std: standard deviation of the noise. Where neither `std` nor `rel_std` is given: 0.05 for
-            Top-K [ours, by the search that docs/method.md describes], 0.1 for Random-k [peer].
+        std: standard deviation of the noise; 0.1 where neither `std` nor `rel_std` is given [peer].
         rel_std: standard deviation as a multiple of the root mean square of the tensor that the
             parameter lives in [ours].
         noise: "normal", "uniform" or "laplace"; each has mean 0 and the standard deviation above.
@@ -46,7 +47,6 @@ class Strategy:
     exclude: Sequence[str] = ()
 
     name: ClassVar[str]
-    default_std: ClassVar[float]
 
     def __post_init__(self) -> None:
         self._check_k()
@@ -73,7 +73,7 @@ class Strategy:
         if self.std is not None and self.rel_std is not None:
             self._fail("rel_std", "None where std is given")
         if self.std is None and self.rel_std is None:
-            object.__setattr__(self, "std", self.default_std)
+            object.__setattr__(self, "std", DEFAULT_STD)
         field = "std" if self.rel_std is None else "rel_std"
         value = getattr(self, field)
         if isinstance(value, bool) or not isinstance(value, (int, float)):
@@ -133,7 +133,6 @@ class TopK(Strategy):
     nan: NanPolicy = "error"
 
     name: ClassVar[str] = "top_k"
-    default_std: ClassVar[float] = 0.05
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -156,4 +155,3 @@ class RandomK(Strategy):
     """
 
     name: ClassVar[str] = "random_k"
-    default_std: ClassVar[float] = 0.1

@@ -16,7 +16,7 @@ from fastunlearn.reference import memory
 
 MAGNITUDE = 0x7FFFFFFF
 INFINITY = 0x7F800000
-_NAN_KEY = {"error": MAGNITUDE, "largest": MAGNITUDE, "smallest": 0}
+_NAN_KEY = {"largest": MAGNITUDE, "smallest": 0}
 
 # Value of a score from the weight and the stored score; both fp32, one rounding each.
 SCORES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
@@ -43,12 +43,14 @@ class KeySource:
         self.scores = scores
         self.value = SCORES[kind]
         self.reads_weights = kind in ("taylor", "weight")
-        self.nan_key = _NAN_KEY[nan]
+        self.nan_key = _NAN_KEY.get(nan, MAGNITUDE)
         self.refuses_nan = nan == "error"
 
     def _keys(self, weight: Tensor, score: Tensor) -> Tensor:
         value = self.value(weight, score).contiguous()
         keys = value.view(torch.int32) & MAGNITUDE
+        if self.refuses_nan:
+            return keys
         return torch.where(keys > INFINITY, self.nan_key, keys)
 
     def piece(self, piece: memory.Piece) -> Tensor:

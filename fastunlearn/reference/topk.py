@@ -19,7 +19,8 @@ from fastunlearn.reference.keys import INFINITY, MAGNITUDE, KeySource
 from fastunlearn.reference.memory import Layout, Piece, chunks, in_order, join
 
 _SMALL = 1 << 17  # up to here one selection over all keys at once is faster than sampling
-_SAMPLE = 1 << 16
+_SAMPLE = 1 << 16  # at most, and at most one element in 2 ** _SAMPLE_SHIFT
+_SAMPLE_SHIFT = 6
 _LOG_INVERSE_MISS = 20.0  # the bracket misses the threshold with probability exp(-20), each side
 _LOW_BITS = 15
 
@@ -76,7 +77,8 @@ def _count(keys: Tensor, key: int) -> tuple[int, int]:
 def _sample(keys: KeySource, numels: Sequence[int], members: Sequence[int], total: int) -> Tensor:
     """Keys at uniformly drawn positions, descending. The draw decides speed, never the result."""
     generator = torch.Generator().manual_seed(0)
-    positions = torch.randint(total, (_SAMPLE,), generator=generator).sort().values
+    size = min(_SAMPLE, total >> _SAMPLE_SHIFT)
+    positions = torch.randint(total, (size,), generator=generator).sort().values
     ends = torch.tensor([numels[member] for member in members]).cumsum(0)
     cuts = torch.searchsorted(positions, ends).tolist()
     found, start, base = [], 0, 0
@@ -99,12 +101,12 @@ def _bracketed(
         Threshold key, number of keys above it, number of keys equal to it.
     """
     sample = _sample(keys, numels, members, total)
-    rank = _SAMPLE * k / total
+    rank = sample.numel() * k / total
     spread = _LOG_INVERSE_MISS / 3
     spread += math.sqrt(spread**2 + 2 * rank * (1 - k / total) * _LOG_INVERSE_MISS)
     first, last = math.floor(rank - spread), math.ceil(rank + spread)
     high = int(sample[first - 1]) if first >= 1 else MAGNITUDE
-    low = int(sample[last - 1]) if last <= _SAMPLE else -1
+    low = int(sample[last - 1]) if last <= sample.numel() else -1
     above = equal_high = equal_low = 0
     inside: list[Tensor] = []
     for group in chunks(numels, members):

@@ -244,6 +244,7 @@ def large(request: Any, monkeypatch: Any) -> str:
         monkeypatch.setattr(topk, "_bracketed", lambda *_: None)
     elif request.param == "bracketed":
         monkeypatch.setattr(topk, "_SAMPLE", 48)
+        monkeypatch.setattr(topk, "_SAMPLE_SHIFT", 0)
         monkeypatch.setattr(topk, "_LOG_INVERSE_MISS", 0.3)
     return request.param
 
@@ -310,6 +311,7 @@ def test_bracket_meets_every_branch(monkeypatch: Any) -> None:
     """The small sample hits, and misses, both bounds: else the forced paths would prove little."""
     monkeypatch.setattr(memory, "CHUNK", 64)
     monkeypatch.setattr(topk, "_SAMPLE", 48)
+    monkeypatch.setattr(topk, "_SAMPLE_SHIFT", 0)
     monkeypatch.setattr(topk, "_LOG_INVERSE_MISS", 0.3)
     met = set()
     values = generator(0)
