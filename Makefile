@@ -45,7 +45,7 @@ format: $(DEPS_STAMP) ## Rewrite the sources in the project's style
 	$(BIN)/clang-format -i $(CXX_FILES)
 
 bench: build ## Run the benchmarks
-	@if [ -d benchmarks ]; then $(BIN)/python -m benchmarks; else echo "bench: no benchmarks yet"; fi
+	$(BIN)/python -m benchmarks
 
 clean: ## Remove what building and testing left, but not .venv or runs
 	rm -rf build dist *.egg-info fastunlearn/_C*.so fastunlearn/_C_missing.txt

@@ -1,6 +1,6 @@
 """The pure-PyTorch fallback beside the usual idioms: time and peak extra memory.
 
-    python -m benchmarks.fallback --out benchmarks/results/fallback-<machine>.json
+    python -m benchmarks --out benchmarks/results/fallback-<machine>.json
 
 Times are medians of interleaved runs in one process. Peak memory is measured, not computed: each
 method runs once in a fresh process, and what counts is how far the peak of the resident set rises
@@ -151,7 +151,7 @@ def environment() -> dict[str, object]:
         "simd": torch.backends.cpu.get_cpu_capability(),
         "torch": torch.__version__,
         "python": platform.python_version(),
-        "command": "python -m benchmarks.fallback",
+        "command": "python -m benchmarks",
     }
 
 

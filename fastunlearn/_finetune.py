@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import copy
+import functools
 import math
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any, cast
 
@@ -13,11 +14,13 @@ import torch
 from torch import Tensor, nn
 
 from fastunlearn._loop import (
+    Batches,
     ForwardFn,
     LossFn,
     ProgressHook,
     checked_loss,
     length_of,
+    preserved,
     preserved_buffers,
     preserved_mode,
     set_mode,
@@ -26,7 +29,7 @@ from fastunlearn._loop import (
 from fastunlearn.divergence import jeffreys, jensen_shannon
 from fastunlearn.repair import Repair, RepairOutcome
 
-__all__ = ["reference_copy", "run_repair"]
+__all__ = ["prepare_repair", "reference_copy"]
 
 _DIVERGENCES = {"js": jensen_shannon, "jeffreys": jeffreys}
 
@@ -41,40 +44,43 @@ def reference_copy(model: nn.Module) -> nn.Module:
     return copy.deepcopy(model, shared).eval().requires_grad_(False)
 
 
-def run_repair(
+def prepare_repair(
     model: nn.Module,
     repair: Repair,
     *,
-    retain: Iterable[Any],
-    forget: Iterable[Any] | None,
+    retain: Batches,
+    forget: Batches | None,
     reference: nn.Module | None,
     masks: Mapping[str, Tensor] | None,
     loss_fn: LossFn,
     forward_fn: ForwardFn,
-    hook: ProgressHook,
-) -> RepairOutcome:
-    """Fine-tune a perturbed model in place as a `Repair` says.
+) -> Callable[[ProgressHook], RepairOutcome]:
+    """Get ready to fine-tune a model in place as a `Repair` says; call it before the perturbation.
+
+    Builds the optimiser and tries one batch of each loader that the repair reads, forward alone.
+    Parameters, ``.grad``, buffers, training flags and torch's generators are as before afterwards,
+    also after an exception.
 
     Args:
-        model: The perturbed model; parameters with ``requires_grad`` are updated in place. Training
-            flags and ``.grad`` are as before afterwards, also after an exception or Ctrl-C.
+        model: The model, perturbed or about to be.
         repair: What to do.
-        retain: Re-iterable loader of the retain set.
-        forget: Re-iterable loader of the forget set; unused where ``repair.distill`` is 0.
+        retain: Batches of the retain set.
+        forget: Batches of the forget set; unused where ``repair.distill`` is 0.
         reference: w0 from `reference_copy`, made before the perturbation; needed for distillation.
         masks: Name -> bool mask, True where selected, shaped like the parameter; needed for
             ``repair.masked``. Nothing is selected in a parameter without a mask. Outside of the
             masks the model and ``reference`` must agree.
         loss_fn: ``loss_fn(outputs, targets)`` -> 0-dim mean loss.
         forward_fn: ``forward_fn(model, batch)`` -> (outputs, targets).
-        hook: Called as ``hook("repair", steps, total)`` after every step.
 
     Returns:
-        The history, the seconds per epoch, and why it stopped.
+        The repair itself, to be called once with a hook that gets ``("repair", steps, total)``
+        after every step. It returns the history, the seconds per epoch, and why it stopped; it
+        raises FloatingPointError if an epoch's mean loss is not finite. Training flags and
+        ``.grad`` are as before afterwards, also after an exception or Ctrl-C.
 
     Raises:
         TypeError, ValueError: If a loader is empty, or loss, outputs or optimiser are unusable.
-        FloatingPointError: If an epoch's mean loss is not finite.
     """
     trainable = trainable_parameters(model, "repair")
     guard = None
@@ -83,27 +89,36 @@ def run_repair(
         originals = trainable if reference is None else dict(reference.named_parameters())
         guard = _Guard(trainable, masks, originals, copied=reference is None)
         trainable = {n: p for n, p in trainable.items() if n in masks and bool(masks[n].any())}
-        masks = None  # the guard has what it needs
         if not trainable:
-            return RepairOutcome(stopped="nothing selected")
-    with ExitStack() as stack:
-        for context in (torch.inference_mode(False), torch.enable_grad(), preserved_mode(model)):
-            stack.enter_context(context)
-        stack.enter_context(_preserved_gradients(model))
-        if repair.masked:
-            stack.enter_context(preserved_buffers(model))
-        if repair.distill == 0:
-            reference = None
+            return lambda hook: RepairOutcome(stopped="nothing selected")
+    if repair.distill == 0:
+        reference = forget = None
+    with torch.inference_mode(False), torch.enable_grad(), _preserved_gradients(model):
         run = _Run(model, repair, list(trainable.values()), loss_fn, forward_fn, reference, guard)
+        run.try_out(retain, forget)
+    return functools.partial(_run_repair, run, retain, forget)
+
+
+def _run_repair(
+    run: _Run, retain: Batches, forget: Batches | None, hook: ProgressHook
+) -> RepairOutcome:
+    """Run the epochs in training mode, and put back what is not the repair's to change."""
+    with ExitStack() as stack:
+        contexts = (torch.inference_mode(False), torch.enable_grad(), preserved_mode(run.model))
+        for context in (*contexts, _preserved_gradients(run.model)):
+            stack.enter_context(context)
+        if run.repair.masked:
+            stack.enter_context(preserved_buffers(run.model))
+        _set_repair_mode(run.model, run.repair.masked)
         return _epochs(run, retain, forget, hook)
 
 
 def _epochs(
-    run: _Run, retain: Iterable[Any], forget: Iterable[Any] | None, hook: ProgressHook
+    run: _Run, retain: Batches, forget: Batches | None, hook: ProgressHook
 ) -> RepairOutcome:
     """Run epochs until one of the stop rules holds."""
     repair, outcome = run.repair, RepairOutcome()
-    forget_batches = None if run.reference is None else _cycle(forget or ())
+    forget_batches = None if forget is None else _cycle(forget)
     length = length_of(retain)
     bounds = (repair.max_steps, None if length is None else length * repair.epochs)
     total = min((bound for bound in bounds if bound is not None), default=None)
@@ -150,16 +165,27 @@ class _Run:
         reference: nn.Module | None,
         guard: _Guard | None,
     ) -> None:
-        """Put the model in training mode and build the optimiser over ``parameters``."""
+        """Build the optimiser over ``parameters``, and its scheduler."""
         self.model, self.repair, self.parameters = model, repair, parameters
         self.loss_fn, self.forward_fn = loss_fn, forward_fn
         self.reference, self.guard = reference, guard
         self.steps = 0
         self._sums: list[Tensor] = []
         self._summed = 0
-        _set_repair_mode(model, repair.masked)
         self.optimizer = _built_optimizer(repair, parameters)
         self.scheduler = None if repair.scheduler is None else repair.scheduler(self.optimizer)
+
+    def try_out(self, retain: Batches, forget: Batches | None) -> None:
+        """Refuse what no step could work with, by the forward half of one."""
+        with ExitStack() as stack:
+            stack.enter_context(preserved(self.model, train=True))
+            _set_repair_mode(self.model, self.repair.masked)
+            self._task(retain.first())
+            if self.reference is not None:
+                assert forget is not None
+                stack.enter_context(preserved_buffers(self.reference))
+                set_mode(self.model, train=False)
+                self._divergence(self.reference, forget.first())
 
     def step(self, retain_batch: Any, forget_batch: Any) -> None:
         """Take one optimiser step; the losses are kept on the device, without a sync."""
@@ -210,8 +236,11 @@ class _Run:
         """
         # Under a caller's autocast the 16-bit copies of the weights outlive the step they served.
         torch.clear_autocast_cache()
-        self.optimizer.zero_grad(set_to_none=True)
-        task = checked_loss(self.loss_fn(*self.forward_fn(self.model, retain_batch)), "repair")
+        # Not the optimiser's zero_grad: it may hold fewer parameters, and the gradients of the
+        # others are the caller's tensors until they are let go of.
+        for parameter in self.parameters:
+            parameter.grad = None
+        task = self._task(retain_batch)
         task.backward(inputs=self.parameters)
         terms = [task.detach()]
         if self.reference is not None:
@@ -225,6 +254,10 @@ class _Run:
         if self.repair.clip_grad_norm is not None:
             nn.utils.clip_grad_norm_(self.parameters, self.repair.clip_grad_norm)
         return terms
+
+    def _task(self, batch: Any) -> Tensor:
+        """Return the task loss on a retain batch."""
+        return checked_loss(self.loss_fn(*self.forward_fn(self.model, batch)), "repair")
 
     def _divergence(self, reference: nn.Module, batch: Any) -> Tensor:
         """Return the divergence between the model's outputs and w0's on a forget batch."""

@@ -123,6 +123,41 @@ def length_of(loader: Any) -> int | None:
         return None
 
 
+class Batches:
+    """A loader that keeps the first batch it ever yields, for a trial before anything is changed.
+
+    A pass begun for the trial alone would make the orders of a loader that shuffles with its own
+    generator depend on whether there was another pass before.
+    """
+
+    def __init__(self, loader: Iterable[Any], name: str) -> None:
+        """Wrap a re-iterable loader; the name is for messages."""
+        self._loader, self._name = loader, name
+        self._opened = False
+        self._first: list[Any] = []
+
+    def __len__(self) -> int:
+        """Return the loader's length, or raise TypeError where it has none."""
+        loader: Any = self._loader
+        return len(loader)
+
+    def __iter__(self) -> Iterator[Any]:
+        """Begin a pass over the loader."""
+        for batch in self._loader:
+            if not self._opened:
+                self._opened = True
+                self._first.append(batch)
+            yield batch
+
+    def first(self) -> Any:
+        """Return the first batch and let go of it; begins a pass only if there was none yet."""
+        if not self._opened:
+            next(iter(self), None)
+        if not self._first:
+            raise ValueError(f"repair: {self._name} must yield at least one batch, got none")
+        return self._first.pop()
+
+
 @contextmanager
 def preserved(model: nn.Module, *, train: bool) -> Iterator[None]:
     """Run a block in training or evaluation mode, with gradients, and put the model back.

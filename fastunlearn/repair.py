@@ -53,10 +53,11 @@ class Repair:
             KL of the peer's code. In nats, over the last dimension of the outputs, mean over all
             the other dimensions.
         masked: Update the selected parameters alone.
-        optimizer: Factory, ``optimizer(parameters)`` -> torch optimiser over just these. It is
-            stepped with a closure, so LBFGS works too.
-        scheduler: Optional factory, ``scheduler(optimizer)`` -> scheduler, stepped without
-            arguments after every optimiser step.
+        optimizer: Factory, ``optimizer(parameters)`` -> torch optimiser over these or some of
+            them. Called before the perturbation, so an optimiser that copies weights when it is
+            built copies the original ones. It is stepped with a closure, so LBFGS works too.
+        scheduler: Optional factory, ``scheduler(optimizer)`` -> scheduler, called right after
+            ``optimizer``; stepped without arguments after every optimiser step.
         max_steps: Optional bound on the number of optimiser steps over all epochs.
         clip_grad_norm: Optional bound on the total gradient norm, after masking.
         patience: Optional; stop after this many epochs in a row whose mean loss has not come down

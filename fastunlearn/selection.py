@@ -191,23 +191,7 @@ class Call:
             raise ValueError(f"{op}: missing_grad must be 'error' or 'skip', got {missing_grad!r}")
         _extension.warn_once()
         parameters = resolve(op, target, strategy)
-        found: list[Tensor] = []
-        kind = "grad"
-        if not isinstance(strategy, TopK):
-            if scores is not None:
-                raise ValueError(f"{op}: scores must be None for RandomK, got {type(scores)}")
-        elif scores is not None:
-            found = match_scores(parameters, scores)
-        elif strategy.score == "weight":
-            kind, found = "weight", parameters.tensors
-        elif strategy.score in ("mas", "ratio"):
-            raise ValueError(
-                f"{op}: scores must be given for score={strategy.score!r} (see fastunlearn.score), "
-                "got None"
-            )
-        else:
-            kind = strategy.score
-            parameters, found = with_gradients(parameters, missing_grad)
+        parameters, found, kind = _look_up_scores(parameters, strategy, scores, missing_grad)
         return Call(
             strategy,
             parameters,
@@ -238,6 +222,27 @@ class Call:
                 f"{self.parameters.op}: scores must not be NaN, got {sum(counts)} NaN, the first "
                 f"in {first!r}; nan='largest' or nan='smallest' accepts them"
             )
+
+
+def _look_up_scores(
+    parameters: Parameters, strategy: Strategy, scores: Scores | None, missing_grad: MissingGrad
+) -> tuple[Parameters, list[Tensor], str]:
+    """The parameters that take part, their stored scores, and what the operation makes of these."""
+    op = parameters.op
+    if not isinstance(strategy, TopK):
+        if scores is not None:
+            raise ValueError(f"{op}: scores must be None for RandomK, got {type(scores)}")
+        return parameters, [], ""
+    if scores is not None:
+        return parameters, match_scores(parameters, scores), "grad"
+    if strategy.score == "weight":
+        return parameters, parameters.tensors, "weight"
+    if strategy.score in ("mas", "ratio"):
+        raise ValueError(
+            f"{op}: scores must be given for score={strategy.score!r} (see fastunlearn.score), "
+            "got None"
+        )
+    return *with_gradients(parameters, missing_grad), strategy.score
 
 
 def _check_range(op: str, name: str, value: Any, bits: int) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import secrets
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -13,8 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastunlearn._finetune import reference_copy, run_repair
+from fastunlearn._finetune import prepare_repair, reference_copy
 from fastunlearn._loop import (
+    Batches,
     ForwardFn,
     LossFn,
     ProgressHook,
@@ -48,7 +49,7 @@ class Result:
         stopped: Why the repair ended (``"epochs"``, ``"max_steps"``, ``"patience"``,
             ``"stop_when"``, ``"nothing selected"``), or None without repair.
         timings: Seconds of ``score``, ``perturb`` (with the selection), ``repair`` (with the copy
-            of the original model) and ``total``.
+            of the original model and the trial step) and ``total``.
         epoch_seconds: Seconds of each repair epoch.
     """
 
@@ -94,13 +95,22 @@ def unlearn(
     """Unlearn a forget set in place: score it, perturb what matters for it, repair the rest.
 
     The flat index space holds the parameters with ``requires_grad``, in ``named_parameters()``
-    order, tied ones once; frozen parameters are neither counted nor changed. Everything is
-    validated before the first write.
+    order, tied ones once; frozen parameters are neither counted nor changed.
+
+    Before the first write the arguments, the selection and the repair are checked: its optimiser
+    and scheduler are built, and the first batch of each loader that it reads goes forward once,
+    which leaves parameters, ``.grad``, buffers, training flags and torch's global generators alone.
+    A refusal there leaves the model bit-unchanged. What can still raise later, with the parameters
+    perturbed and perhaps partly repaired: a loss that diverges; the caller's own code (loaders past
+    the first batch, ``forward_fn``, ``loss_fn``, optimiser, scheduler, ``stop_when``, progress
+    hook), or what it returns for another batch than the first; a backward; running out of memory.
 
     The same seed, loaders and starting point give the same bits wherever the model's own kernels
     are deterministic: torch's global generators are seeded from ``seed`` for the whole call (this
     rules dropout, and loaders that shuffle without a generator of their own) and put back
     afterwards. A loader with its own generator, or augmentation by numpy, is the caller's to seed.
+    Before the repair begins, each loader that it reads has been opened exactly once whatever the
+    strategy: for the scores, or else for its first batch, which moves such a generator on.
 
     Training flags and ``.grad`` are as before afterwards. Buffers stay as they are without repair
     and with a masked one; a plain repair lets batch-norm statistics follow the retain set. Ctrl-C
@@ -124,7 +134,8 @@ def unlearn(
         seed: Seed of the noise, the random selection and torch's generators, in [0, 2^64). Absent:
             drawn from the operating system.
         forward_fn: ``forward_fn(model, batch)`` -> (outputs, targets), for any batch structure.
-            With distillation the outputs must be logits of shape (batch, ..., classes).
+            It must leave the batch as it is, which goes forward more than once. With distillation
+            the outputs must be logits of shape (batch, ..., classes).
         score_dtype: Floating dtype in which scores are accumulated.
         keep_seed: Keep the seed in the receipt. Whoever has it can subtract the noise.
         allow_overflow: Accept weights that the noise pushes to infinity.
@@ -136,8 +147,9 @@ def unlearn(
     Raises:
         TypeError: If an argument has the wrong type; loaders must be re-iterable (a `DataLoader`
             or a list of batches).
-        ValueError: If ``retain`` is missing, a loader is empty, or ``seed`` is out of range; also
-            whatever `score` and ``perturb_`` raise.
+        ValueError: If ``retain`` is missing, a loader is empty, ``seed`` is out of range, or
+            outputs to distil have fewer than 2 classes; also whatever `score` and ``perturb_``
+            raise.
         FloatingPointError: If the repair diverges; the model is then beyond use.
 
     Example:
@@ -159,38 +171,45 @@ def unlearn(
     target = list(trainable_parameters(model, "unlearn").items())
     _check_unlearn(strategy, forget, loss_fn, retain, repair, scores, seed)
     seed = secrets.randbits(64) if seed is None else seed
+    data: dict[str, Any] = {"forget": Batches(forget, "forget"), "loss_fn": loss_fn}
+    data["retain"] = None if retain is None else Batches(retain, "retain")
+    data["forward_fn"] = default_forward if forward_fn is None else forward_fn
     clock = _Clock(model)
     with torch.inference_mode(False), _seeded(seed), progress_hook(progress) as hook:
         if isinstance(strategy, TopK) and scores is None:
-            options: dict[str, Any] = {"kind": strategy.score, "retain": retain}
-            options |= {"dtype": score_dtype, "forward_fn": forward_fn, "progress": hook}
-            scores = score(model, forget, loss_fn, **options)
+            how: dict[str, Any] = {"kind": strategy.score, "dtype": score_dtype, "progress": hook}
+            how |= {"retain": data["retain"], "forward_fn": data["forward_fn"]}
+            scores = score(model, data["forget"], loss_fn, **how)
         clock.lap("score")
-        reference = reference_copy(model) if repair is not None and repair.distill > 0 else None
-        clock.lap("repair")
-        options = {"scores": scores, "seed": seed}
+        options: dict[str, Any] = {"scores": scores, "seed": seed}
         masked = repair is not None and repair.masked
         selection = select(target, strategy, **options) if masked else None
+        clock.lap("perturb")
+        start = None if repair is None else _prepared(model, repair, selection, data)
+        clock.lap("repair")
         options |= {"keep_seed": keep_seed, "allow_overflow": allow_overflow}
         receipt = perturb_(target, strategy, **options)
         del scores, options  # a model's worth of memory that the repair can use
         clock.lap("perturb")
-        outcome = None
-        if repair is not None:
-            assert retain is not None  # _check_unlearn has refused it
-            outcome = run_repair(
-                model,
-                repair,
-                retain=retain,
-                forget=forget,
-                reference=reference,
-                masks=None if selection is None else selection.masks(),
-                loss_fn=loss_fn,
-                forward_fn=default_forward if forward_fn is None else forward_fn,
-                hook=hook,
-            )
+        outcome = None if start is None else start(hook)
         clock.lap("repair")
     return _result(model, receipt, strategy, repair, selection, outcome, clock.seconds)
+
+
+def _prepared(
+    model: nn.Module,
+    repair: Repair,
+    selection: Selection | None,
+    data: dict[str, Any],
+) -> Callable[[ProgressHook], RepairOutcome]:
+    """Get the repair ready on the original model, which distillation keeps a copy of."""
+    return prepare_repair(
+        model,
+        repair,
+        **data,
+        reference=reference_copy(model) if repair.distill > 0 else None,
+        masks=None if selection is None else selection.masks(),
+    )
 
 
 def _result(

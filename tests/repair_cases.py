@@ -10,9 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fastunlearn._finetune import reference_copy, run_repair
-from fastunlearn._loop import default_forward
+from fastunlearn._finetune import prepare_repair, reference_copy
+from fastunlearn._loop import Batches, default_forward
 from fastunlearn.repair import Repair, RepairOutcome
+from fastunlearn.strategies import RandomK, TopK
+from fastunlearn.unlearn import Result, unlearn
 
 SGD = functools.partial(torch.optim.SGD, lr=0.1)
 STILL = functools.partial(torch.optim.SGD, lr=0.0)
@@ -70,12 +72,36 @@ def repaired(
         "forward_fn": default_forward,
         "hook": lambda phase, done, total: None,
     }
-    return run_repair(model, repair, **{**arguments, **changes})
+    arguments |= changes
+    for name in ("retain", "forget"):
+        if arguments[name] is not None:
+            arguments[name] = Batches(arguments[name], name)
+    hook = arguments.pop("hook")
+    return prepare_repair(model, repair, **arguments)(hook)
 
 
 def copies(model: nn.Module) -> dict[str, Tensor]:
     """Return a copy of all parameters and buffers."""
     return {name: value.clone() for name, value in model.state_dict().items()}
+
+
+STRATEGIES = [TopK(0.1, std=0.1), TopK(7, std=0.1, score="fisher"), RandomK(0.1, std=0.1)]
+
+
+def run(model: nn.Module, strategy: TopK | RandomK = STRATEGIES[0], **changes: Any) -> Result:
+    """Unlearn with this file's loaders, seed 0."""
+    arguments = {"forget": FORGET, "retain": RETAIN, "loss_fn": F.cross_entropy, "seed": 0}
+    return unlearn(model, strategy, **{**arguments, **changes})
+
+
+def changed(model: nn.Module, before: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return, by name, which elements of parameters and buffers differ."""
+    return {name: value != before[name] for name, value in model.state_dict().items()}
+
+
+def same(left: nn.Module, right: nn.Module) -> bool:
+    """Tell whether two models hold the same values."""
+    return not any(bool(diff.any()) for diff in changed(left, copies(right)).values())
 
 
 OPTIMIZERS: dict[str, Callable[[list[nn.Parameter]], torch.optim.Optimizer]] = {

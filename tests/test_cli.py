@@ -144,6 +144,32 @@ def test_defects_are_not_hidden(config, tmp_path, monkeypatch):
     assert isinstance(result.exception, ZeroDivisionError)
 
 
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ("k: 1000000000", ["k must be at most", "1000000000"]),
+        ("k: 5, exclude: ['*']", ["must leave at least one parameter"]),
+    ],
+)
+def test_a_setting_that_does_not_fit_the_model_is_one_line_with_its_row(
+    config, tmp_path, options, words
+):
+    config.write_text(CONFIG.replace("k: 0.01, std: 0.1", options))
+    message = one_line_error_at_end(invoke("run", config, "--out", tmp_path / "out"))
+    for word in ("fastunlearn: methods.top_k: ", *words):
+        assert word in message
+    assert not list((tmp_path / "out").iterdir())
+
+
+def test_a_value_error_of_another_origin_is_not_hidden(config, tmp_path, monkeypatch):
+    def broken(task, method):
+        raise ValueError("a defect")
+
+    monkeypatch.setitem(METHODS, "top_k", replace(METHODS["top_k"], run=broken))
+    result = invoke("run", config, "--out", tmp_path / "out")
+    assert type(result.exception) is ValueError
+
+
 def test_seeds_must_be_positive():
     assert invoke("demo", "--seeds", 0).exit_code == 2
 

@@ -96,7 +96,8 @@ def test_forget_loader_starts_anew() -> None:
                 yield batch
 
     repaired(network(), Repair(epochs=2), forget=Counted())
-    assert seen == [0, 1, 0, 1, 0, 1]  # one for each of 2 epochs x 3 retain batches
+    # The trial, then one for each of 2 epochs x 3 retain batches.
+    assert seen == [0] + [0, 1, 0, 1, 0, 1]
 
 
 def test_reference_shares_frozen_parameters_only() -> None:
@@ -185,6 +186,22 @@ def test_frozen_parameters_flags_and_gradients_stay() -> None:
     assert torch.equal(model[0].weight, before["0.weight"])
     assert model[5].bias.grad is gradient and gradient.tolist() == [5.0] * 3
     assert model[5].weight.grad is None and not any(m.training for m in model.modules())
+
+
+def test_gradients_stay_where_the_optimizer_takes_some_parameters() -> None:
+    """Those of the others are the caller's: neither written to nor counted by the clipping."""
+    moved = []
+    for stale in (0.0, 1e6):
+        model = network()
+        given = [torch.full_like(p, stale) for p in model.parameters()]
+        for parameter, gradient in zip(model.parameters(), given, strict=True):
+            parameter.grad = gradient
+        last = Repair(optimizer=lambda parameters: SGD(parameters[-1:]), clip_grad_norm=1.0)
+        repaired(model, last)
+        for parameter, gradient in zip(model.parameters(), given, strict=True):
+            assert parameter.grad is gradient and bool((gradient == stale).all())
+        moved.append(model[5].bias.detach().clone())
+    assert torch.equal(*moved) and not torch.equal(moved[0], network()[5].bias)
 
 
 def test_an_outer_autocast_sees_each_step() -> None:

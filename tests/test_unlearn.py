@@ -11,7 +11,18 @@ from typing import Any
 
 import pytest
 import torch
-from repair_cases import FORGET, OPTIMIZERS, RETAIN, SGD, copies, network
+from repair_cases import (
+    FORGET,
+    OPTIMIZERS,
+    RETAIN,
+    SGD,
+    STRATEGIES,
+    changed,
+    copies,
+    network,
+    run,
+    same,
+)
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
@@ -20,26 +31,9 @@ from fastunlearn.perturb import perturb_
 from fastunlearn.repair import Repair
 from fastunlearn.scores import score
 from fastunlearn.strategies import RandomK, TopK
-from fastunlearn.unlearn import Result, unlearn
+from fastunlearn.unlearn import unlearn
 
 MASKED = Repair(masked=True, optimizer=OPTIMIZERS["adamw"])
-STRATEGIES = [TopK(0.1, std=0.1), TopK(7, std=0.1, score="fisher"), RandomK(0.1, std=0.1)]
-
-
-def run(model: nn.Module, strategy: TopK | RandomK = STRATEGIES[0], **changes: Any) -> Result:
-    """Unlearn with this file's loaders, seed 0."""
-    arguments = {"forget": FORGET, "retain": RETAIN, "loss_fn": F.cross_entropy, "seed": 0}
-    return unlearn(model, strategy, **{**arguments, **changes})
-
-
-def changed(model: nn.Module, before: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return, by name, which elements of parameters and buffers differ."""
-    return {name: value != before[name] for name, value in model.state_dict().items()}
-
-
-def same(left: nn.Module, right: nn.Module) -> bool:
-    """Tell whether two models hold the same values."""
-    return not any(bool(diff.any()) for diff in changed(left, copies(right)).values())
 
 
 @pytest.mark.parametrize("kind", ["grad", "fisher", "mas", "taylor", "ratio", "weight"])
@@ -306,7 +300,8 @@ def refusals() -> list[tuple[type[Exception], str, dict[str, Any]]]:
         (ValueError, r"unlearn: seed must be in \[0, 2\^64\)", {"seed": 2**64}),
         (ValueError, "score: loader must yield at least one example", {"forget": []}),
         (ValueError, "(select|perturb_): .*[nN]a[nN]", {"scores": nan}),
-        (ValueError, "TopK: k must be at most 243, .* got 1000000", {"strategy": TopK(10**6)}),
+        (ValueError, "(select|perturb_): k must be at most 243, .* got 1000000",
+         {"strategy": TopK(10**6)}),
         (TypeError, "score: retain must be a loader",
          {"strategy": TopK(1, score="ratio"), "retain": None, "repair": None}),
     ]  # fmt: skip

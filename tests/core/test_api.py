@@ -41,7 +41,7 @@ def test_strategies_are_values(strategy: Any) -> None:
 
 
 def test_default_scales() -> None:
-    assert (fu.TopK(1).std, fu.RandomK(1).std) == (0.05, 0.1)
+    assert (fu.TopK(1).std, fu.RandomK(1).std) == (0.1, 0.1)
     assert fu.TopK(1, rel_std=2).std is None
 
 

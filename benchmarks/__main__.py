@@ -1,0 +1,5 @@
+"""`python -m benchmarks`: the one benchmark that there is so far."""
+
+from benchmarks.fallback import main
+
+main()
