@@ -67,8 +67,8 @@ class TrainConfig:
 
 
 @dataclass(frozen=True)
-class RepairConfig:
-    """The fine-tuning after a perturbation, and the step budget of plain fine-tuning."""
+class FineTuneConfig:
+    """Fine-tuning on the retain set: all there is for plain fine-tuning, a part of a repair."""
 
     epochs: int = 1
     batch_size: int = 64
@@ -76,13 +76,22 @@ class RepairConfig:
     lr: float = 0.001
     momentum: float = 0.9
     weight_decay: float = 0.0
+
+    def __post_init__(self) -> None:
+        _check_optimisation("repair", self)
+        _check_range("repair.epochs", self.epochs, low=0)
+
+
+@dataclass(frozen=True)
+class RepairConfig(FineTuneConfig):
+    """The repair after a perturbation: fine-tuning, a divergence term, a mask."""
+
     distill: float = 0.1
     divergence: str = "js"
     masked: bool = False
 
     def __post_init__(self) -> None:
-        _check_optimisation("repair", self)
-        _check_range("repair.epochs", self.epochs, low=0)
+        super().__post_init__()
         _check_range("repair.distill", self.distill, low=0.0)
         _check_choice("repair.divergence", self.divergence, ("js", "jeffreys"))
 
@@ -91,13 +100,14 @@ class RepairConfig:
 class MethodConfig:
     """One row of the report: a kind of method, its display name, its options and its repair.
 
-    `repair` is None for kinds that have none.
+    `repair` is None for kinds that have none, and holds only what the kind applies: a
+    `RepairConfig` after a perturbation, a plain `FineTuneConfig` for fine-tuning.
     """
 
     kind: str
     label: str
     options: Mapping[str, Any]
-    repair: RepairConfig | None
+    repair: FineTuneConfig | None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the JSON form: options beside `kind` and `label`, `repair` below."""
@@ -120,6 +130,10 @@ class Config:
         methods: rows of the report in display order; always holds `original` and `retrain`.
         seeds: one full repetition for each.
         test_fraction: share of the samples that no model is trained on, in (0, 1).
+        original: a safetensors file with the weights of the original model, used instead of
+            training it; `{seed}` in it stands for the seed. None trains it.
+        save_models: write the original model of each seed beside the results, as
+            `models/original-SEED.safetensors`.
         threads: CPU threads of torch, or None for torch's own choice. Sums over threads round
             differently, so a fixed number makes results comparable between machines; and a small
             model is served best by one.
@@ -134,6 +148,8 @@ class Config:
     seeds: tuple[int, ...] = (0,)
     test_fraction: float = 0.2
     threads: int | None = None
+    original: str | None = None
+    save_models: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         """Return the resolved configuration in JSON types; `parse_config` reads it back."""
@@ -145,6 +161,8 @@ class Config:
             "scenario": self.scenario.to_dict(),
             "seeds": list(self.seeds),
             "threads": self.threads,
+            "original": self.original,
+            "save_models": self.save_models,
             "train": dataclasses.asdict(self.train),
             "methods": {name: method.to_dict() for name, method in self.methods.items()},
         }
@@ -156,10 +174,11 @@ class Config:
     def digest(self) -> str:
         """Return the SHA-256 (hex) of everything that changes what one seed gives.
 
-        The seeds themselves and the title are left out, so that a run may be resumed with more
-        seeds. The method order counts: it is the display order.
+        The seeds themselves, the title and whether models are saved are left out, so that a run
+        may be resumed with more seeds. The method order counts: it is the display order.
         """
-        content = {k: v for k, v in self.to_dict().items() if k not in ("name", "seeds")}
+        without = ("name", "seeds", "save_models")
+        content = {k: v for k, v in self.to_dict().items() if k not in without}
         return hashlib.sha256(json.dumps(content, sort_keys=False).encode()).hexdigest()
 
 
@@ -203,6 +222,9 @@ def parse_config(raw: Any) -> Config:
     threads = top.get("threads")
     if threads is not None:
         _check_range("threads", _typed("threads", threads, int), low=1)
+    original = top.get("original")
+    if original is not None:
+        _typed("original", original, str)
     repair = build(RepairConfig, "repair", top.get("repair", {}))
     return Config(
         name=_typed("name", top.get("name", f"{dataset} {model}"), str),
@@ -214,6 +236,8 @@ def parse_config(raw: Any) -> Config:
         seeds=_parse_seeds(top.get("seeds", [0])),
         test_fraction=test_fraction,
         threads=threads,
+        original=original,
+        save_models=_typed("save_models", top.get("save_models", False), bool),
     )
 
 
@@ -310,7 +334,7 @@ def _check_fraction(where: str, value: float) -> None:
         raise ConfigError(f"{where} must be above 0 and below 1, got {value}")
 
 
-def _check_optimisation(where: str, given: TrainConfig | RepairConfig) -> None:
+def _check_optimisation(where: str, given: TrainConfig | FineTuneConfig) -> None:
     _check_choice(f"{where}.optimizer", given.optimizer, ("adam", "sgd"))
     _check_range(f"{where}.batch_size", given.batch_size, low=1)
     _check_range(f"{where}.weight_decay", given.weight_decay, low=0.0)

@@ -86,8 +86,10 @@ class TensorLoader:
     Args:
         samples: what to iterate over.
         batch_size: samples in a batch, at least 1.
-        seed: None keeps the order; a number shuffles, anew in each pass. Two loaders made
-            alike give the same sequence of passes.
+        seed: None keeps the order; a number shuffles. Two loaders made alike give the same
+            sequence of passes.
+        reshuffle: shuffle anew in each pass; False gives every pass the order of the first, so
+            that what a pass gives does not depend on how many went before.
 
     Example:
         >>> data = Samples(torch.rand(5, 1, 8, 8), torch.arange(5))
@@ -95,9 +97,17 @@ class TensorLoader:
         [2, 3]
     """
 
-    def __init__(self, samples: Samples, batch_size: int, *, seed: int | None = None) -> None:
+    def __init__(
+        self,
+        samples: Samples,
+        batch_size: int,
+        *,
+        seed: int | None = None,
+        reshuffle: bool = True,
+    ) -> None:
         self.samples = samples
         self._generator = None if seed is None else torch.Generator().manual_seed(seed)
+        self._order = None if reshuffle or seed is None else self._shuffled()
         starts = list(range(0, len(samples), batch_size))
         if len(starts) > 1 and len(samples) - starts[-1] == 1:
             starts.pop()
@@ -113,10 +123,13 @@ class TensorLoader:
             for start, end in self._bounds:
                 yield x[start:end], y[start:end]
             return
-        order = torch.randperm(len(self.samples), generator=self._generator)
+        order = self._shuffled() if self._order is None else self._order
         for start, end in self._bounds:
             index = order[start:end]
             yield x[index], y[index]
+
+    def _shuffled(self) -> Tensor:
+        return torch.randperm(len(self.samples), generator=self._generator)
 
 
 def derive_seed(seed: int, *purpose: str) -> int:

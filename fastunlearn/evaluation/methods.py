@@ -20,9 +20,16 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from fastunlearn._loop import ProgressHook
-from fastunlearn.evaluation.config import Config, ConfigError, MethodConfig, RepairConfig, build
+from fastunlearn.evaluation.config import (
+    Config,
+    ConfigError,
+    FineTuneConfig,
+    MethodConfig,
+    RepairConfig,
+    build,
+)
 from fastunlearn.evaluation.data import Samples, TensorLoader, derive_seed
-from fastunlearn.evaluation.models import build_model
+from fastunlearn.evaluation.models import build_model, load_weights
 from fastunlearn.evaluation.scenarios import Scenario
 from fastunlearn.evaluation.training import fit, optimizer_factory, silent
 from fastunlearn.repair import Repair
@@ -58,14 +65,17 @@ class Task:
         return copy.deepcopy(self.original)
 
     def retain_loader(self, batch_size: int) -> TensorLoader:
-        """Return shuffled batches of the retain set, in the same order for every method."""
+        """Return shuffled batches of the retain set, in one order for all methods and passes.
+
+        A pass that scoring or a check takes before the repair then changes nothing for it.
+        """
         seed = derive_seed(self.seed, "repair", "retain order")
-        return TensorLoader(self.scenario.retain, batch_size, seed=seed)
+        return TensorLoader(self.scenario.retain, batch_size, seed=seed, reshuffle=False)
 
     def forget_loader(self, batch_size: int) -> TensorLoader:
-        """Return shuffled batches of the forget set, in the same order for every method."""
+        """Return shuffled batches of the forget set, in one order for all methods and passes."""
         seed = derive_seed(self.seed, "repair", "forget order")
-        return TensorLoader(self.scenario.forget, batch_size, seed=seed)
+        return TensorLoader(self.scenario.forget, batch_size, seed=seed, reshuffle=False)
 
 
 @dataclass(frozen=True)
@@ -106,16 +116,23 @@ class NoOptions:
 
 @dataclass(frozen=True)
 class MethodKind:
-    """An entry of the registry: display name, options, whether it repairs, and the function."""
+    """An entry of the registry: display name, options, settings of its repair, the function."""
 
     label: str
     options: type
-    repairs: bool
+    repair: type[FineTuneConfig] | None
     run: Callable[[Task, MethodConfig], Outcome]
 
 
 def train_original(task: Task, method: MethodConfig) -> Outcome:
-    """Train fresh weights on the whole training set, forget and retain together."""
+    """Train fresh weights on the whole training set, forget and retain together.
+
+    Where the configuration names a file, its weights are taken instead, and the time is 0.
+    """
+    if task.config.original is not None:
+        model = _fresh_model(task, "original")
+        load_weights(model, task.config.original.replace("{seed}", str(task.seed)))
+        return Outcome(model.eval(), 0.0)
     forget, retain = task.scenario.forget, task.scenario.retain
     everything = Samples(torch.cat([forget.x, retain.x]), torch.cat([forget.y, retain.y]))
     return _train_fresh(task, everything, "original")
@@ -130,10 +147,18 @@ def retrain(task: Task, method: MethodConfig) -> Outcome:
     return _train_fresh(task, task.scenario.retain, "retrain")
 
 
+def retrain_again(task: Task, method: MethodConfig) -> Outcome:
+    """Retrain once more, with other initial weights and another batch order.
+
+    Its distance to `retrain` is what two honest retrainings differ by.
+    """
+    return _train_fresh(task, task.scenario.retain, "retrain again")
+
+
 def perturb_and_repair(task: Task, method: MethodConfig) -> Outcome:
     """Unlearn by Top-K or Random-k perturbation and repair, through `fastunlearn.unlearn`."""
     strategy = METHODS[method.kind].options(**_as_arguments(method.options))
-    assert method.repair is not None
+    assert isinstance(method.repair, RepairConfig)
     model = task.copy_of_original()
     started = time.perf_counter()
     result = unlearn(
@@ -196,15 +221,17 @@ def gradient_ascent(task: Task, method: MethodConfig) -> Outcome:
 
 
 METHODS: dict[str, MethodKind] = {
-    "original": MethodKind("Original", NoOptions, False, train_original),
-    "retrain": MethodKind("Retrained", NoOptions, False, retrain),
-    "top_k": MethodKind("Top-K", TopK, True, perturb_and_repair),
-    "random_k": MethodKind("Random-k", RandomK, True, perturb_and_repair),
-    "fine_tune": MethodKind("Fine-tuning", NoOptions, True, fine_tune),
-    "gradient_ascent": MethodKind("Gradient ascent", AscentOptions, False, gradient_ascent),
+    "original": MethodKind("Original", NoOptions, None, train_original),
+    "retrain": MethodKind("Retrained", NoOptions, None, retrain),
+    "retrain_again": MethodKind("Retrained again", NoOptions, None, retrain_again),
+    "top_k": MethodKind("Top-K", TopK, RepairConfig, perturb_and_repair),
+    "random_k": MethodKind("Random-k", RandomK, RepairConfig, perturb_and_repair),
+    "fine_tune": MethodKind("Fine-tuning", NoOptions, FineTuneConfig, fine_tune),
+    "gradient_ascent": MethodKind("Gradient ascent", AscentOptions, None, gradient_ascent),
 }
 
 DEFAULT_METHODS: dict[str, dict[str, Any]] = {
+    "retrain_again": {},
     "top_k": {"k": 0.01},
     "random_k": {"k": 0.01},
     "fine_tune": {},
@@ -261,9 +288,10 @@ def _parse_method(name: str, entry: Any, repair: RepairConfig) -> MethodConfig:
     label = options.pop("label", METHODS[kind].label)
     if not isinstance(label, str):
         raise ConfigError(f"{where}.label must be a string, got {label!r}")
-    own_repair = None
-    if METHODS[kind].repairs:
-        own_repair = build(RepairConfig, f"{where}.repair", options.pop("repair", {}), base=repair)
+    own_repair, cls = None, METHODS[kind].repair
+    if cls is not None:
+        shared = cls(**{f.name: getattr(repair, f.name) for f in dataclasses.fields(cls)})
+        own_repair = build(cls, f"{where}.repair", options.pop("repair", {}), base=shared)
     parsed = _parse_options(METHODS[kind].options, where, options)
     return MethodConfig(kind, label, parsed, own_repair)
 
@@ -294,18 +322,19 @@ def _as_arguments(options: Any) -> dict[str, Any]:
 def _train_fresh(task: Task, samples: Samples, purpose: str) -> Outcome:
     train = task.config.train
     started = time.perf_counter()
-    model = build_model(
-        task.config.model,
-        samples.x.shape[-1],
-        task.n_classes,
-        seed=derive_seed(task.seed, purpose, "weights"),
-    )
+    model = _fresh_model(task, purpose)
     loader = TensorLoader(
         samples, train.batch_size, seed=derive_seed(task.seed, purpose, "batch order")
     )
     optimizer = optimizer_factory(train)(model.parameters())
     fit(model, loader, optimizer, train.epochs, progress=task.progress)
     return Outcome(model, time.perf_counter() - started)
+
+
+def _fresh_model(task: Task, purpose: str) -> nn.Module:
+    image_size = task.scenario.retain.x.shape[-1]
+    seed = derive_seed(task.seed, purpose, "weights")
+    return build_model(task.config.model, image_size, task.n_classes, seed=seed)
 
 
 def _selected(receipt: dict[str, Any]) -> dict[str, Any]:

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+
+from fastunlearn.evaluation.config import ConfigError
+from fastunlearn.evaluation.results import write_atomically
 
 
 class SmallCNN(nn.Module):
@@ -114,3 +118,42 @@ def build_model(name: str, image_size: int, n_classes: int, *, seed: int) -> nn.
         # not torch.manual_seed, which would also reseed the generators of every GPU
         torch.default_generator.manual_seed(seed)
         return MODELS[name](image_size, n_classes)
+
+
+def save_weights(model: nn.Module, path: Path) -> None:
+    """Write parameters and buffers to a safetensors file, whole or not at all.
+
+    The folder is made if missing.
+    """
+    from safetensors.torch import save
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    state = {name: value.contiguous() for name, value in model.state_dict().items()}
+    write_atomically(path, save(state))
+
+
+def load_weights(model: nn.Module, path: str | Path) -> None:
+    """Replace the parameters and buffers of `model` by those of a safetensors file.
+
+    Raises:
+        ConfigError: the file cannot be read, or its names, shapes or dtypes are not the model's.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        found = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise ConfigError(f"original: {path} must be a safetensors file, got: {error}") from error
+    expected = model.state_dict()
+    different = sorted(set(expected) ^ set(found))
+    if different:
+        raise ConfigError(
+            f"original: {path} must hold the tensors of the model and no others; "
+            f"missing or unknown: {', '.join(different)}"
+        )
+    for name, value in expected.items():
+        wanted, got = (f"{t.dtype} {tuple(t.shape)}" for t in (value, found[name]))
+        if wanted != got:
+            raise ConfigError(f"original: {name} in {path} must be {wanted}, got {got}")
+    model.load_state_dict(found, strict=True)

@@ -32,12 +32,18 @@ METRICS = (
     "forgetting_rate_normalised",
     "memory_retention_rate",
     "memory_retention_rate_test",
+    "memory_retention_rate_normalised",
     "unlearning_accuracy",
     "mia_auc",
+    "mia_auc_low",
+    "mia_auc_high",
     "mia_accuracy",
+    "mia_loss_auc",
+    "mia_examples_per_side",
     "js_to_retrained",
     "parameter_distance",
     "average_gap",
+    "average_gap_without_attack",
 )
 TIMES = ("seconds", "run_time_ratio", "elapsed_seconds")
 _STATISTICS = ("mean", "std", "ci_low", "ci_high", "n")
@@ -140,17 +146,21 @@ def read_results(path: str | Path) -> dict[str, Any]:
 
 
 def write_results(results: dict[str, Any], path: str | Path) -> None:
-    """Validate and write a results file so that a reader sees the old or the new one, whole.
-
-    The text goes to a temporary file in the same folder, to the disk, and then into place.
-    """
+    """Validate and write a results file so that a reader sees the old or the new one, whole."""
     validate(results)
-    path = Path(path)
     text = json.dumps(results, indent=1, allow_nan=False) + "\n"
+    write_atomically(Path(path), text.encode())
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all.
+
+    The content goes to a temporary file in the same folder, to the disk, and then into place.
+    """
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
-        with open(temporary, "x", encoding="utf-8") as file:
-            file.write(text)
+        with open(temporary, "xb") as file:
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)

@@ -12,13 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from fastunlearn._ops import backend_of
 from fastunlearn._version import __version__
-from fastunlearn.evaluation.config import Config
+from fastunlearn.evaluation.config import Config, ConfigError
 from fastunlearn.evaluation.data import DATASETS, Samples, derive_seed, stratified_choice
 from fastunlearn.evaluation.measure import measure
 from fastunlearn.evaluation.methods import METHODS, Outcome, Task
+from fastunlearn.evaluation.models import save_weights
 from fastunlearn.evaluation.results import (
     SCHEMA,
     ResultsError,
@@ -27,8 +29,11 @@ from fastunlearn.evaluation.results import (
     write_results,
 )
 from fastunlearn.evaluation.scenarios import make_scenario
+from fastunlearn.metrics import run_time_ratio
 
 RESULTS_NAME = "results.json"
+# How the package begins a message about an argument; here all of these come from the user.
+_REFUSALS = ("perturb_:", "select:", "score:", "unlearn:")
 
 
 @dataclass(frozen=True)
@@ -115,7 +120,9 @@ def _run(config: Config, path: Path, resume: bool, progress: Progress) -> dict[s
         samples = DATASETS[config.dataset].load()
         missing = [s for s in config.seeds if all(r["seed"] != s for r in results["runs"])]
         for seed in missing:
-            finished = _run_seed(config, samples, seed, progress, seed == missing[0])
+            finished, original = _run_seed(config, samples, seed, progress, seed == missing[0])
+            if config.save_models:
+                save_weights(original, path.parent / "models" / f"original-{seed}.safetensors")
             if not results["runs"] and path.exists():
                 os.replace(path, path.with_name("results.previous.json"))
             results = _assemble(config, results["environment"], [*results["runs"], finished])
@@ -176,7 +183,8 @@ def _resumed(config: Config, path: Path) -> dict[str, Any]:
 
 def _run_seed(
     config: Config, samples: Samples, seed: int, progress: Progress, warm_up: bool
-) -> dict[str, Any]:
+) -> tuple[dict[str, Any], nn.Module]:
+    """Return the entry of one seed for the results, and its original model."""
     task = make_task(config, samples, seed)
     scenario = task.scenario
     number = config.seeds.index(seed) + 1
@@ -192,14 +200,15 @@ def _run_seed(
     metrics = measure(outcomes, scenario, seed=seed)
     progress(replace(event, seconds=time.perf_counter() - measuring))
     reference_seconds = outcomes["retrain"].seconds
-    return {
+    original = outcomes["original"].model
+    entry = {
         "seed": seed,
         "sizes": {
             "forget": len(scenario.forget),
             "retain": len(scenario.retain),
             "test": len(scenario.test),
         },
-        "n_params": sum(p.numel() for p in outcomes["original"].model.parameters()),
+        "n_params": sum(p.numel() for p in original.parameters()),
         "methods": {
             name: {
                 "label": config.methods[name].label,
@@ -207,12 +216,13 @@ def _run_seed(
                 "undefined": metrics[name].undefined,
                 "selected": outcome.selected,
                 "seconds": outcome.seconds,
-                "run_time_ratio": outcome.seconds / reference_seconds,
+                "run_time_ratio": run_time_ratio(outcome.seconds, reference_seconds),
             }
             for name, outcome in outcomes.items()
         },
         "elapsed_seconds": time.perf_counter() - started,
     }
+    return entry, original
 
 
 def make_task(config: Config, samples: Samples, seed: int) -> Task:
@@ -253,7 +263,12 @@ def _run_methods(task: Task, first: Event, progress: Progress) -> dict[str, Outc
         def within(phase: str, done: int, total: int | None, event: Event = event) -> None:
             progress(replace(event, part=(phase, done, total)))
 
-        outcome = METHODS[method.kind].run(replace(task, progress=within), method)
+        try:
+            outcome = METHODS[method.kind].run(replace(task, progress=within), method)
+        except (TypeError, ValueError) as error:
+            if str(error).startswith(_REFUSALS):
+                raise ConfigError(f"methods.{name}: {error}") from error
+            raise
         outcomes[name] = outcome
         if name == "original":
             task = replace(task, original=outcome.model)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from fastunlearn.report.view import ORDER, View
+from fastunlearn.report.view import View
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -24,6 +24,7 @@ WIDE_INCHES, NARROW_INCHES, NARROW = 9.6, 4.0, 6.0
 STYLES: dict[str, tuple[str | None, str]] = {
     "original": ("#868d97", "s"),
     "retrain": (None, "D"),
+    "retrain_again": ("#7f8f2a", "d"),
     "top_k": ("#d55e00", "o"),
     "random_k": ("#1f83c4", "^"),
     "fine_tune": ("#009e73", "v"),
@@ -58,7 +59,7 @@ def colour_and_marker(view: View, method: str) -> tuple[str | None, str]:
     """Return colour (None: that of the text) and marker of ``method``, the same everywhere."""
     if method in STYLES:
         return STYLES[method]
-    others = [name for name in view.methods if name not in ORDER]
+    others = [name for name in view.methods if name not in STYLES]
     return _EXTRA[others.index(method) % len(_EXTRA)]
 
 

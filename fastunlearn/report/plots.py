@@ -109,9 +109,11 @@ def _selection_caption(view: View) -> str:
 
 def _membership_caption(view: View) -> str:
     return (
-        "The dashed line at 0.5 is chance. Look for methods as near to it as the retrained model. "
-        "To the right, the attack can still tell forgotten data from unseen data; below 0.5 it "
-        f"can too, with the answer reversed. {_spread(view)}"
+        "Look for methods at the dashed line, the mean of the retrained model, which never saw the "
+        "data to forget. To the right of it, the attack tells this data from unseen data better "
+        "than there. The dotted line at 0.5 is chance. Slightly below 0.5 is chance as well: where "
+        "there is nothing to find, cross-validation makes the figure lean downwards. "
+        f"{_spread(view)}"
     )
 
 

@@ -21,12 +21,12 @@ class Finding(NamedTuple):
     text: str
 
 
+NEARNESS = ("average_gap", "average_gap_without_attack", "js_to_retrained")
 CONTRASTED = (
     "forget_accuracy",
     "retain_accuracy",
     "test_accuracy",
-    "average_gap",
-    "js_to_retrained",
+    *NEARNESS,
     "mia_auc",
     "run_time_ratio",
 )
@@ -137,7 +137,7 @@ def reading(view: View) -> list[Finding]:
     """
     if not view.runs:
         return []
-    sections = (_basis, _room, _nearness, _divergence, _contrast, _losses, _attack, _time)
+    sections = (_basis, _room, _floor, _nearness, _divergence, _contrast, _losses, _attack, _time)
     return [finding for section in sections for finding in section(view)]
 
 
@@ -185,17 +185,36 @@ def _room(view: View) -> Iterable[Finding]:
     yield Finding(lead, text)
 
 
+def _floor(view: View) -> Iterable[Finding]:
+    for method in view.again:
+        parts = [
+            f"{lower_first(metric.title)} {show(metric, stat)}"
+            for metric in map(metric_for, NEARNESS)
+            if (stat := view.stat(method, metric.key)) is not None
+        ]
+        if parts:
+            yield Finding(
+                "What two honest retrainings differ by",
+                f"{view.label(method)}, against the first retrained model: {'; '.join(parts)}. No "
+                "method can be expected nearer than this.",
+            )
+
+
 def _nearness(view: View) -> Iterable[Finding]:
-    metric = metric_for("average_gap")
-    ranked = _ranked(view, [*view.unlearned, ORIGINAL], metric.key)
+    yield from _near_by(view, metric_for("average_gap"), "Nearness to retraining")
+    metric = metric_for("average_gap_without_attack")
+    yield from _near_by(view, metric, "Nearness to retraining, accuracies alone")
+
+
+def _near_by(view: View, metric: Metric, lead: str) -> Iterable[Finding]:
+    ranked = _ranked(view, [*view.unlearned, *view.again, ORIGINAL], metric.key)
     if not ranked:
         return
     order = ", ".join(f"{view.label(m)} {show(metric, view.stat(m, metric.key))}" for m in ranked)
-    yield Finding(
-        "Nearness to retraining",
-        f"By average gap, smallest mean first: {order}. Not even a second retrained model would "
-        "have a gap of 0, because seeds differ.",
-    )
+    text = f"By {lower_first(metric.title)}, smallest mean first: {order}."
+    if not view.again:
+        text += " Not even a second retrained model would have a gap of 0, because seeds differ."
+    yield Finding(lead, text)
     for other in (ORIGINAL, "fine_tune"):
         methods = [m for m in view.unlearned if m != other]
         if other in view.methods and methods:
@@ -286,23 +305,42 @@ def _losses(view: View) -> Iterable[Finding]:
 
 def _attack(view: View) -> Iterable[Finding]:
     metric = metric_for("mia_auc")
-    seen: list[str] = []
-    unseen: list[str] = []
+    groups: dict[int, list[str]] = {1: [], -1: [], 0: []}
+    widths = []
     for method in view.methods:
-        stat = view.stat(method, metric.key)
-        if stat is not None:
-            above = stat.low is not None and stat.low > 0.5
-            (seen if above else unseen).append(f"{view.label(method)} {show(metric, stat)}")
-    parts = [f"above chance (0.5) for {', '.join(seen)}"] if seen else []
-    if unseen:
-        words = "not told from chance for" if len(view.seeds) > 1 else "one seed, not judged:"
-        parts.append(f"{words} {', '.join(unseen)}")
+        stat = None if method == RETRAIN else view.paired(method, RETRAIN, metric.key)
+        if stat is None:
+            continue
+        groups[stat.sign()].append(f"{view.label(method)} {show_difference(metric, stat)}")
+        if stat.interval is not None:
+            widths.append((stat.interval[1] - stat.interval[0]) / 2)
+    names = {1: "above for", -1: "below for", 0: "not told apart for"}
+    if len(view.seeds) == 1:
+        names[0] = "one seed, not judged:"
+    parts = [f"{names[sign]} {', '.join(found)}" for sign, found in groups.items() if found]
     if parts:
         yield Finding(
-            "Membership inference, AUC",
-            capital("; ".join(parts)) + ". Where this attack finds nothing, something may still "
-            "be left.",
+            "Membership inference AUC, against the retrained model",
+            f"{capital('; '.join(parts))}. {_strength(view, widths)}Where this attack finds "
+            "nothing, something may still be left.",
         )
+
+
+def _strength(view: View, widths: Sequence[float]) -> str:
+    """Return how much the attack could see: its examples, and the spread over seeds."""
+    text = ""
+    sizes = view.values(RETRAIN, "mia_examples_per_side").values()
+    if sizes:
+        ends = dict.fromkeys(f"{size:,.0f}" for size in (min(sizes), max(sizes)))
+        text = f"The attack saw {' to '.join(ends)} examples per side. "
+    if widths:
+        metric = metric_for("mia_auc")
+        text += (
+            "The smallest difference that these seeds could show, half the width of the paired "
+            f"95 % interval, is {metric.number(min(widths))} to {metric.number(max(widths))}, by "
+            "method. "
+        )
+    return text
 
 
 def _time(view: View) -> Iterable[Finding]:

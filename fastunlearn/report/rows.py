@@ -155,7 +155,7 @@ def draw_accuracy(board: Board) -> Figure:
 
 
 def draw_membership(board: Board) -> Figure:
-    """Draw the AUC of the membership inference attack per method, with chance marked."""
+    """Draw the attack's AUC per method, with the retrained mean and chance marked."""
     view, metric = board.view, metric_for("mia_auc")
     figure = board.figure(_ROW_INCHES * len(view.methods) + 0.75)
     axes = figure.subplots()
@@ -164,8 +164,12 @@ def draw_membership(board: Board) -> Figure:
     _frame_rows(board, axes, view.methods, labels=True)
     if points:
         _set_limits(axes, limits(points, stats, metric, anchors=(0.5,)), metric)
-    axes.set_title("Membership inference AUC" + ("" if board.narrow else ", dashed: chance"))
-    _mark(axes, 0.5, board.paint.ink)
+    words = "" if board.narrow else ", dashed: retrained, dotted: chance"
+    axes.set_title("Membership inference AUC" + words)
+    axes.axvline(0.5, color=board.paint.muted, linewidth=1.0, linestyle=":", zorder=0.9)
+    reference = view.stat(RETRAIN, metric.key)
+    if reference is not None:
+        _mark(axes, reference.mean, board.paint.ink)
     _draw_rows(board, axes, view.methods, metric)
     return figure
 

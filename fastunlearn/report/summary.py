@@ -56,7 +56,8 @@ def status_line(view: View) -> str:
     spread = (
         "One seed, so no interval is given"
         if count == 1
-        else "Each figure is the mean over seeds with its 95 % Student-t interval in brackets"
+        else "Each figure is the mean over seeds with its 95 % Student-t interval in brackets, cut "
+        "to the possible range of the figure"
     )
     return f"{state}: {done} ({_seeds(view.seeds)}). {spread}."
 

@@ -32,7 +32,8 @@ def near_methods(view: View) -> list[str]:
     """
     methods = placed(view)
     centre = _mean(view, RETRAIN if RETRAIN in methods else methods[0]) if methods else (0.0, 0.0)
-    distances = {m: math.dist(_mean(view, m), centre) for m in methods if m != RETRAIN}
+    honest = (RETRAIN, *view.again)
+    distances = {m: math.dist(_mean(view, m), centre) for m in methods if m not in honest}
     if not distances:
         return methods
     middle = sorted(distances.values())[len(distances) // 2]

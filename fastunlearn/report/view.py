@@ -10,11 +10,11 @@ from typing import Any
 from fastunlearn.report.definitions import METRICS, Metric, metric_for
 
 SCHEMA = "fastunlearn.results/1"
-ORIGINAL, RETRAIN = "original", "retrain"
-ORDER = (ORIGINAL, RETRAIN, "top_k", "random_k", "fine_tune", "gradient_ascent")
+ORIGINAL, RETRAIN, AGAIN = "original", "retrain", "retrain_again"
 LABELS = {
     ORIGINAL: "Original",
     RETRAIN: "Retrained",
+    AGAIN: "Retrained again",
     "top_k": "Top-K",
     "random_k": "Random-k",
     "fine_tune": "Fine-tuning",
@@ -117,13 +117,22 @@ class View:
 
     def _ordered_methods(self) -> tuple[str, ...]:
         seen = {method: None for run in self.runs for method in run["methods"]}
-        known = [method for method in ORDER if method in seen]
-        return tuple(known + [method for method in seen if method not in ORDER])
+        first = [method for method in (ORIGINAL, RETRAIN) if method in seen]
+        return tuple(first + [method for method in seen if method not in first])
+
+    def _kind(self, method: str) -> str:
+        settings = (self.config.get("methods") or {}).get(method) or {}
+        return str(settings.get("kind", method))
+
+    @property
+    def again(self) -> tuple[str, ...]:
+        """The further retrained models: how far honest retrainings lie apart."""
+        return tuple(m for m in self.methods if self._kind(m) == AGAIN)
 
     @property
     def unlearned(self) -> tuple[str, ...]:
-        """The methods that are neither the original nor the retrained model."""
-        return tuple(m for m in self.methods if m not in (ORIGINAL, RETRAIN))
+        """The methods that are neither the original nor a retrained model."""
+        return tuple(m for m in self.methods if m not in (ORIGINAL, RETRAIN, *self.again))
 
     def label(self, method: str) -> str:
         """Return the display name of ``method``."""
@@ -159,7 +168,17 @@ class View:
         return found
 
     def stat(self, method: str, metric: str) -> Stat | None:
-        """Return the summary of a figure as stored, computed where none is stored."""
+        """Return the summary of a figure, its interval cut to the figure's possible range.
+
+        As stored, computed where none is stored.
+        """
+        stat = self._stored(method, metric)
+        if stat is None or stat.low is None or stat.high is None:
+            return stat
+        bounds = metric_for(metric)
+        return Stat(stat.mean, bounds.clip(stat.low), bounds.clip(stat.high), stat.n)
+
+    def _stored(self, method: str, metric: str) -> Stat | None:
         stored = ((self.results.get("summary") or {}).get(method) or {}).get(metric)
         mean = finite(stored.get("mean")) if stored else None
         if stored is None:

@@ -81,6 +81,18 @@ def test_there_are_shipped_configs():
         ("methods.top_k.label", 3, ["methods.top_k.label", "string"]),
         ("methods.top_k.repair", {"epoch": 1}, ["methods.top_k.repair", "'epoch'"]),
         ("methods.retrain", {"epochs": 1}, ["methods.retrain", "'epochs'"]),
+        (
+            "methods.fine_tune",
+            {"repair": {"distill": 0.0}},
+            ["methods.fine_tune.repair", "'distill'"],
+        ),
+        (
+            "methods.fine_tune",
+            {"repair": {"masked": True}},
+            ["methods.fine_tune.repair", "'masked'"],
+        ),
+        ("original", 3, ["original", "string", "3"]),
+        ("save_models", 1, ["save_models", "true or false", "1"]),
         ("methods.retrain", {"repair": {}}, ["methods.retrain", "'repair'"]),
         ("methods.retrain", {"kind": "fine_tune"}, ["methods.retrain.kind", "'fine_tune'"]),
         ("methods.gradient_ascent.steps", 0, ["steps", "at least 1"]),
@@ -101,7 +113,7 @@ def test_missing_required_keys_are_named(raw_config):
 
 def test_methods_default_to_all(raw_config):
     del raw_config["methods"]
-    assert len(parse_config(raw_config).methods) == 6
+    assert len(parse_config(raw_config).methods) == 7
 
 
 def test_a_row_may_have_its_own_kind_label_and_repair(raw_config):
@@ -114,9 +126,20 @@ def test_a_row_may_have_its_own_kind_label_and_repair(raw_config):
     assert not config.methods["top_k"].repair.masked
 
 
+def test_fine_tuning_records_only_what_it_applies(raw_config):
+    form = parse_config(put(raw_config, "repair.lr", 0.01)).to_dict()["methods"]
+    assert form["top_k"]["repair"] == {**form["fine_tune"]["repair"], **_ONLY_REPAIR}
+    assert form["fine_tune"]["repair"]["lr"] == 0.01
+    assert not set(_ONLY_REPAIR) & set(form["fine_tune"]["repair"])
+
+
+_ONLY_REPAIR = {"distill": 0.1, "divergence": "js", "masked": False}
+
+
 def test_digest_ignores_seeds_and_title_only(raw_config):
     config = parse_config(raw_config)
-    same = parse_config({**raw_config, "name": "other", "seeds": [7]})
+    same = parse_config({**raw_config, "name": "other", "seeds": [7], "save_models": True})
+    assert parse_config({**raw_config, "original": "a"}).digest() != config.digest()
     other = parse_config(put(raw_config, "repair.lr", 0.01))
     assert config.digest() == same.digest() != other.digest()
 

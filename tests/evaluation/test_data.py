@@ -65,6 +65,14 @@ def test_loader_shuffles_anew_each_pass_and_repeats_by_seed():
     assert passes(1)[0] != passes(1)[1] and passes(1)[0] != list(range(50))
 
 
+def test_loader_may_keep_its_first_order():
+    loader = TensorLoader(numbered(50), 8, seed=1, reshuffle=False)
+    first, second = ([int(label) for _, y in loader for label in y] for _ in range(2))
+    assert first == second != list(range(50))
+    again = TensorLoader(numbered(50), 8, seed=1)
+    assert first == [int(label) for _, y in again for label in y]
+
+
 def test_stratified_choice_is_a_partition_with_equal_shares():
     labels = torch.tensor([0] * 100 + [1] * 50 + [2] * 10)[torch.randperm(160)]
     chosen, rest = stratified_choice(labels, 0.2, seed=5)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 
 import pytest
@@ -9,7 +10,7 @@ import torch
 from torch import nn
 
 from fastunlearn.evaluation.config import parse_config
-from fastunlearn.evaluation.data import Samples, derive_seed
+from fastunlearn.evaluation.data import Samples, TensorLoader, derive_seed
 from fastunlearn.evaluation.methods import METHODS, Task
 from fastunlearn.evaluation.models import build_model
 from fastunlearn.evaluation.runner import make_task
@@ -17,7 +18,7 @@ from fastunlearn.evaluation.training import predict
 
 from .conftest import tiny_config
 
-UNLEARNERS = [name for name in METHODS if name not in ("original", "retrain")]
+UNLEARNERS = [name for name in METHODS if not name.startswith(("original", "retrain"))]
 
 
 def run(task: Task, name: str):
@@ -37,6 +38,7 @@ def equal(a: list[torch.Tensor], b: list[torch.Tensor]) -> bool:
 def task(digits) -> Task:
     raw = tiny_config()
     raw["train"] = {"epochs": 3, "lr": 0.003}
+    raw["methods"]["retrain_again"] = {}
     bare = make_task(parse_config(raw), digits, seed=0)
     return replace(bare, original=run(bare, "original").model)
 
@@ -48,9 +50,10 @@ def poisoned(task: Task) -> Task:
     return replace(task, scenario=replace(scenario, forget=forget), original=None)
 
 
-def test_retraining_reads_neither_the_forget_set_nor_the_original(task):
-    clean = weights(run(task, "retrain").model)
-    assert equal(clean, weights(run(poisoned(task), "retrain").model))
+@pytest.mark.parametrize("name", ["retrain", "retrain_again"])
+def test_retraining_reads_neither_the_forget_set_nor_the_original(task, name):
+    clean = weights(run(task, name).model)
+    assert equal(clean, weights(run(poisoned(task), name).model))
     # the same poison does reach a model that is trained on the forget set
     assert any(value.isnan().any() for value in weights(run(poisoned(task), "original").model))
 
@@ -63,6 +66,53 @@ def test_retraining_starts_from_fresh_weights(task):
     assert not equal(weights(fresh), weights(task.original))
     first = build_model("small_cnn", 8, 10, seed=derive_seed(0, "original", "weights"))
     assert not equal(weights(fresh), weights(first))
+
+
+def test_the_second_retraining_starts_elsewhere_and_reads_another_order(task):
+    still = replace(task.config, train=replace(task.config.train, lr=1e-30))
+    first, second = (
+        run(replace(task, config=still), name).model for name in ("retrain", "retrain_again")
+    )
+    assert not equal(weights(first), weights(second))
+    orders = []
+    for purpose in ("retrain", "retrain again"):
+        seed = derive_seed(0, purpose, "batch order")
+        orders.append(torch.cat([y for _, y in TensorLoader(task.scenario.retain, 64, seed=seed)]))
+    assert not torch.equal(*orders)
+
+
+def repair_batches(task: Task, entry: dict, distill: float) -> list[torch.Tensor]:
+    """Return the inputs of a method's two repair epochs, in order.
+
+    They are the last that the model is given; scoring and checks come before. A step gives it one
+    batch, with distillation two more: the forget batch, to the model and to its reference copy.
+    """
+    seen: list[torch.Tensor] = []
+
+    def note(module: nn.Module, inputs: tuple[torch.Tensor]) -> None:
+        seen.append(inputs[0].clone())
+
+    original = copy.deepcopy(task.original)
+    original.register_forward_pre_hook(note)
+    raw = tiny_config()
+    raw |= {"methods": {"row": entry}, "repair": {"epochs": 2, "distill": distill}}
+    method = parse_config(raw).methods["row"]
+    METHODS[method.kind].run(replace(task, original=original), method)
+    count = 2 * len(task.retain_loader(64)) * (3 if distill else 1)
+    assert len(seen) >= count
+    return seen[-count:]
+
+
+def test_all_methods_repair_on_the_same_sequence_of_batches(task):
+    top_k, random_k = {"kind": "top_k", "k": 9}, {"kind": "random_k", "k": 9}
+    for distill in (0.0, 0.1):
+        expected = repair_batches(task, random_k, distill)
+        assert equal(repair_batches(task, top_k, distill), expected)
+        assert equal(repair_batches(task, {**top_k, "score": "ratio"}, distill), expected)
+    expected = repair_batches(task, random_k, 0.0)
+    assert equal(repair_batches(task, {"kind": "fine_tune"}, 0.0), expected)
+    labels = [y for _, y in task.retain_loader(64)]
+    assert not torch.equal(torch.cat(labels), task.scenario.retain.y), "the order is shuffled"
 
 
 @pytest.mark.parametrize("name", UNLEARNERS)

@@ -10,9 +10,11 @@ from dataclasses import replace
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
-from fastunlearn.evaluation.config import parse_config
+from fastunlearn.evaluation.config import ConfigError, parse_config
 from fastunlearn.evaluation.methods import METHODS
+from fastunlearn.evaluation.models import build_model
 from fastunlearn.evaluation.results import METRICS, ResultsError, read_results, without_times
 from fastunlearn.evaluation.runner import Event, Interrupted, run
 
@@ -62,6 +64,65 @@ def test_the_same_seed_gives_the_same_results_alone_or_resumed(finished, raw_con
     assert {event.seed for event in events} == {1}
     assert second["runs"][0] == first["runs"][0], "the first seed is kept, times and all"
     assert text(second) == text(whole)
+
+
+def test_figures_of_the_attack_and_of_the_gap_fit_together(finished):
+    for entry in finished[1]["runs"]:
+        aim = entry["methods"]["retrain"]["metrics"]
+        for method in entry["methods"].values():
+            own = method["metrics"]
+            assert own["mia_auc_low"] < own["mia_auc"] < own["mia_auc_high"]
+            assert 0.0 < own["mia_loss_auc"] < 1.0
+            assert 100 < own["mia_examples_per_side"] <= entry["sizes"]["forget"]
+            names = ("forget_accuracy", "retain_accuracy", "test_accuracy")
+            gap = sum(abs(own[n] - aim[n]) for n in names)
+            assert own["average_gap_without_attack"] == pytest.approx(gap / 3)
+            whole = gap + abs(own["mia_auc"] - aim["mia_auc"])
+            assert own["average_gap"] == pytest.approx(whole / 4)
+            ratio = own["retain_accuracy"] / aim["retain_accuracy"]
+            assert own["memory_retention_rate_normalised"] == pytest.approx(ratio)
+
+
+def test_a_saved_original_is_loaded_and_gives_the_same_figures(raw_config, tmp_path):
+    raw = {**raw_config, "methods": {"top_k": {"k": 0.01}}}
+    trained = run(parse_config({**raw, "save_models": True}), tmp_path / "a")
+    folder = tmp_path / "a" / "models"
+    assert sorted(os.listdir(folder)) == ["original-0.safetensors", "original-1.safetensors"]
+    raw["original"] = str(folder / "original-{seed}.safetensors")
+    loaded = run(parse_config(raw), tmp_path / "b")
+    assert text(loaded["runs"]) == text(trained["runs"])
+    assert [r["methods"]["original"]["seconds"] for r in loaded["runs"]] == [0.0, 0.0]
+    assert os.listdir(tmp_path / "b") == ["results.json"]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda s: s.pop("output.bias"), "missing or unknown: output.bias"),
+        (lambda s: s.update(extra=torch.zeros(1)), "missing or unknown: extra"),
+        (
+            lambda s: s.update({"output.bias": torch.zeros(3)}),
+            r"output.bias .*\(10,\), got .*\(3,\)",
+        ),
+        (lambda s: s.update({"output.bias": torch.zeros(10).double()}), "got torch.float64"),
+    ],
+)
+def test_an_original_that_does_not_fit_is_refused(raw_config, tmp_path, change, words):
+    state = build_model("small_cnn", 8, 10, seed=0).state_dict()
+    change(state)
+    path = tmp_path / "original.safetensors"
+    save_file(state, path)
+    with pytest.raises(ConfigError, match=words):
+        run(parse_config({**raw_config, "original": str(path)}), tmp_path / "out")
+
+
+@pytest.mark.parametrize("content", [None, b"", b"not safetensors"])
+def test_an_original_that_is_no_safetensors_file_is_refused(raw_config, tmp_path, content):
+    path = tmp_path / "original.safetensors"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(ConfigError, match="must be a safetensors file"):
+        run(parse_config({**raw_config, "original": str(path)}), tmp_path / "out")
 
 
 def test_seeds_differ(finished):

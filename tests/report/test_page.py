@@ -78,7 +78,7 @@ def test_page_shows_every_figure(plain: Written) -> None:
         assert plain.results["runs"][0]["methods"][method]["label"] in text
         for metric in METRICS:
             row = metrics[metric.key]
-            low, high = metric.number(row["ci_low"]), metric.number(row["ci_high"])
+            low, high = (metric.number(metric.clip(row[end])) for end in ("ci_low", "ci_high"))
             assert f"{metric.quantity(row['mean'])} [{low}, {high}]" in text
             assert metric.title in text
 
