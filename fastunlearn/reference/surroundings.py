@@ -29,9 +29,7 @@ def kernel(function: Callable[..., Any]) -> Callable[..., Any]:
         with torch.no_grad(), ExitStack() as stack:
             if torch.get_default_device().type != "cpu":
                 stack.enter_context(torch.device("cpu"))
-            if (
-                _forked
-            ):  # the child has lost the threads of its parent's pool and would wait for them
+            if _forked:  # the parent's pool threads are gone, and a wait for them would hang
                 stack.enter_context(_one_thread())
             stack.enter_context(_ieee_arithmetic())
             return function(*args)

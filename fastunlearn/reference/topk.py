@@ -55,8 +55,8 @@ def find_cut(keys: KeySource, parts: Sequence[Layout], members: Sequence[int], k
     """
     numels = [part.numel for part in parts]
     total = sum(numels[member] for member in members)
-    if k == 0:
-        return NOTHING
+    if k == 0:  # the lower key still takes nothing, but lets a NaN be met
+        return NOTHING._replace(key=INFINITY) if keys.refuses_nan else NOTHING
     if total <= _SMALL:
         every = join([keys.chunk(group) for group in chunks(numels, members)])
         key = int(torch.kthvalue(every, total - k + 1).values)

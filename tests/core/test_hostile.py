@@ -155,6 +155,21 @@ def test_empty_tensors_among_others(scope: Any, dtype: torch.dtype) -> None:
     assert receipt.count == receipt.n == 5
 
 
+@pytest.mark.parametrize("payload", [0x7F800001, 0x7FC00000, 0x7FFFFFFF])
+@pytest.mark.parametrize("scope", ["global", "tensor"])
+def test_nan_is_refused_even_where_nothing_is_selected(payload: int, scope: Any) -> None:
+    odd = torch.tensor([payload], dtype=torch.int32).view(torch.float32)
+    weights = {"a": torch.ones(100), "b": torch.ones(2)}
+    scores = {"a": torch.ones(100), "b": torch.cat((odd, torch.tensor([INF])))}
+    # under the scope "tensor" 1 % of b is nothing
+    strategy = fu.TopK(0 if scope == "global" else 0.01, scope=scope)
+    with pytest.raises(ValueError, match="must not be NaN, got 1 NaN, the first in 'b'"):
+        fu.perturb_(weights, strategy, scores=scores)
+    assert all(bool((weight == 1).all()) for weight in weights.values())
+    scores["b"][0] = INF  # an infinity alone is no reason to refuse, and is not taken
+    assert fu.select(weights, strategy, scores=scores).counts["b"] == 0
+
+
 @pytest.mark.parametrize(("nan", "wanted"), [("largest", [1, 3]), ("smallest", [0, 1])])
 def test_nan_policies(nan: Any, wanted: list[int]) -> None:
     scores = [torch.tensor([-1.0, INF, 0.0, NAN])]
