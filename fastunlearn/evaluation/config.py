@@ -51,22 +51,6 @@ class ScenarioConfig:
 
 
 @dataclass(frozen=True)
-class TrainConfig:
-    """How the original and the retrained model are trained; the same for both."""
-
-    epochs: int = 12
-    batch_size: int = 64
-    optimizer: str = "adam"
-    lr: float = 0.001
-    momentum: float = 0.9
-    weight_decay: float = 0.0
-
-    def __post_init__(self) -> None:
-        _check_optimisation("train", self)
-        _check_range("train.epochs", self.epochs, low=1)
-
-
-@dataclass(frozen=True)
 class FineTuneConfig:
     """Fine-tuning on the retain set: all there is for plain fine-tuning, a part of a repair."""
 
@@ -78,8 +62,29 @@ class FineTuneConfig:
     weight_decay: float = 0.0
 
     def __post_init__(self) -> None:
-        _check_optimisation("repair", self)
-        _check_range("repair.epochs", self.epochs, low=0)
+        self._check("repair", least_epochs=0)
+
+    def _check(self, where: str, least_epochs: int) -> None:
+        _check_choice(f"{where}.optimizer", self.optimizer, ("adam", "sgd"))
+        _check_range(f"{where}.batch_size", self.batch_size, low=1)
+        _check_range(f"{where}.weight_decay", self.weight_decay, low=0.0)
+        if self.lr <= 0.0:
+            raise ConfigError(f"{where}.lr must be above 0, got {self.lr}")
+        if not 0.0 <= self.momentum < 1.0:
+            raise ConfigError(
+                f"{where}.momentum must be at least 0 and below 1, got {self.momentum}"
+            )
+        _check_range(f"{where}.epochs", self.epochs, low=least_epochs)
+
+
+@dataclass(frozen=True)
+class TrainConfig(FineTuneConfig):
+    """How the original and the retrained model are trained; the same for both."""
+
+    epochs: int = 12
+
+    def __post_init__(self) -> None:
+        self._check("train", least_epochs=1)
 
 
 @dataclass(frozen=True)
@@ -332,16 +337,6 @@ def _check_range(where: str, value: float, low: float, high: float | None = None
 def _check_fraction(where: str, value: float) -> None:
     if not 0.0 < value < 1.0:
         raise ConfigError(f"{where} must be above 0 and below 1, got {value}")
-
-
-def _check_optimisation(where: str, given: TrainConfig | FineTuneConfig) -> None:
-    _check_choice(f"{where}.optimizer", given.optimizer, ("adam", "sgd"))
-    _check_range(f"{where}.batch_size", given.batch_size, low=1)
-    _check_range(f"{where}.weight_decay", given.weight_decay, low=0.0)
-    if given.lr <= 0.0:
-        raise ConfigError(f"{where}.lr must be above 0, got {given.lr}")
-    if not 0.0 <= given.momentum < 1.0:
-        raise ConfigError(f"{where}.momentum must be at least 0 and below 1, got {given.momentum}")
 
 
 def _listed(names: Any) -> str:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from fastunlearn._loop import ProgressHook
-from fastunlearn.evaluation.config import FineTuneConfig, TrainConfig
+from fastunlearn.evaluation.config import FineTuneConfig
 from fastunlearn.evaluation.data import Samples, TensorLoader
 
 OptimizerFactory = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
@@ -19,7 +19,7 @@ def silent(phase: str, done: int, total: int | None) -> None:
     """Report no progress."""
 
 
-def optimizer_factory(config: TrainConfig | FineTuneConfig) -> OptimizerFactory:
+def optimizer_factory(config: FineTuneConfig) -> OptimizerFactory:
     """Return a function that makes the configured optimiser for some parameters."""
 
     def make(params: Iterable[nn.Parameter]) -> torch.optim.Optimizer:

@@ -16,7 +16,7 @@ from fastunlearn.reference import memory
 
 MAGNITUDE = 0x7FFFFFFF
 INFINITY = 0x7F800000
-_NAN_KEY = {"largest": MAGNITUDE, "smallest": 0}
+_NAN_KEY = {"error": None, "largest": MAGNITUDE, "smallest": 0}
 
 # Value of a score from the weight and the stored score; both fp32, one rounding each.
 SCORES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
@@ -43,13 +43,17 @@ class KeySource:
         self.scores = scores
         self.value = SCORES[kind]
         self.reads_weights = kind in ("taylor", "weight")
-        self.nan_key = _NAN_KEY.get(nan, MAGNITUDE)
-        self.refuses_nan = nan == "error"
+        self.nan_key = _NAN_KEY[nan]
+
+    @property
+    def refuses_nan(self) -> bool:
+        """Whether a NaN keeps its own key, above INFINITY, for the caller to refuse."""
+        return self.nan_key is None
 
     def _keys(self, weight: Tensor, score: Tensor) -> Tensor:
         value = self.value(weight, score).contiguous()
         keys = value.view(torch.int32) & MAGNITUDE
-        if self.refuses_nan:
+        if self.nan_key is None:
             return keys
         return torch.where(keys > INFINITY, self.nan_key, keys)
 

@@ -8,16 +8,6 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-# Part of a test's id -> the defect that it shows. Remove the entry with the defect.
-KNOWN_DEFECTS: dict[str, str] = {}
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    for item in items:
-        reasons = [why for part, why in KNOWN_DEFECTS.items() if part in item.nodeid]
-        if reasons and "core" in item.path.parts:
-            item.add_marker(pytest.mark.xfail(strict=True, reason=reasons[0]))
-
 
 @pytest.fixture(autouse=True)
 def one_thread() -> Iterator[None]:
