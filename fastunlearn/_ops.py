@@ -28,6 +28,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastunlearn import _extension
 from fastunlearn.reference import ops as reference
 from fastunlearn.reference.ops import Stat
 
@@ -77,6 +78,8 @@ for _name, _schema in SCHEMAS.items():
     _library.define(_name + _schema)
     _library.impl(_name, getattr(reference, _name), "CompositeExplicitAutograd")
     torch.library.register_fake(f"fastunlearn::{_name}", _FAKES[_name], lib=_library)
+
+_extension.load()  # registers the compiled kernels, where there are some
 
 ops = torch.ops.fastunlearn
 

@@ -3,11 +3,15 @@
 // Includes pybind11 and torch's version header rather than torch/extension.h, which alone costs
 // most of a minute of compile time.
 #include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
 #include <torch/version.h>
 
 #include <string>
+#include <utility>
+#include <vector>
 
-#include "core/simd.h"
+#include "binding/backend.h"
+#include "cpu/read.h"
 
 #if !defined(FASTUNLEARN_VERSION) || !defined(FASTUNLEARN_CXX_FLAGS)
 #error "FASTUNLEARN_VERSION and FASTUNLEARN_CXX_FLAGS come from setup.py: build through it"
@@ -19,7 +23,12 @@ namespace fastunlearn {
 namespace {
 
 // Levels that this build holds kernels for.
+#if defined(__x86_64__)
+constexpr SimdLevel kCompiledLevels[] = {SimdLevel::kPortable, SimdLevel::kAvx2,
+                                         SimdLevel::kAvx512};
+#else
 constexpr SimdLevel kCompiledLevels[] = {SimdLevel::kPortable};
+#endif
 
 std::string compiler() {
 #if defined(__clang__)
@@ -75,6 +84,17 @@ py::dict build_info() {
   return info;
 }
 
+// Reads the memory of contiguous CPU tensors, on torch's number of threads.
+uint64_t read_tensors(const std::vector<py::object>& tensors, int threads) {
+  std::vector<std::pair<const void*, size_t>> ranges;
+  for (const py::object& tensor : tensors) {
+    const auto address = tensor.attr("data_ptr")().cast<uintptr_t>();
+    ranges.emplace_back(reinterpret_cast<const void*>(address),
+                        tensor.attr("nbytes").cast<size_t>());
+  }
+  return stream_read(ranges, threads);
+}
+
 }  // namespace
 }  // namespace fastunlearn
 
@@ -82,4 +102,12 @@ PYBIND11_MODULE(_C, module) {
   module.doc() = "Compiled kernels of fastunlearn";
   module.def("build_info", &fastunlearn::build_info,
              "Describe this build: compiler, flags, torch, CUDA and SIMD levels.");
+  module.def(
+      "get_simd", [] { return std::string(fastunlearn::simd_name(fastunlearn::simd_level())); },
+      "Name of the SIMD level in use.");
+  module.def("set_simd", &fastunlearn::set_simd_level, py::arg("name"),
+             "Choose the SIMD level; all give the same bits. ValueError where the CPU lacks it.");
+  module.def("stream_read", &fastunlearn::read_tensors, py::arg("tensors"), py::arg("threads"),
+             "Read the memory of contiguous CPU tensors once: the floor of a benchmark.");
+  fastunlearn::simd_level();  // a wrong FASTUNLEARN_SIMD fails the import, not the first call
 }

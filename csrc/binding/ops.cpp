@@ -1,0 +1,237 @@
+// Registration of the compiled kernels: torch tensors to the plain views of csrc/cpu, and back.
+//
+// The schemas are defined in Python (fastunlearn/_ops.py). Tensors were validated there; here they
+// are taken as they are.
+#include <ATen/Parallel.h>
+#include <ATen/core/Tensor.h>
+#include <ATen/ops/empty.h>
+#include <torch/library.h>
+
+#include <tuple>
+#include <vector>
+
+#include "binding/backend.h"
+#include "cpu/randomk.h"
+#include "cpu/rms.h"
+#include "cpu/topk.h"
+
+namespace fastunlearn {
+namespace {
+
+using at::Tensor;
+using at::TensorList;
+using Name = c10::string_view;
+
+Execution execution() { return {&kernels(simd_level()), at::get_num_threads()}; }
+
+DType dtype_of(const Tensor& tensor) {
+  switch (tensor.scalar_type()) {
+    case at::kFloat:
+      return DType::kFloat32;
+    case at::kDouble:
+      return DType::kFloat64;
+    case at::kBFloat16:
+      return DType::kBFloat16;
+    case at::kHalf:
+      return DType::kFloat16;
+    default:
+      TORCH_CHECK_TYPE(false, "fastunlearn: tensors must be float32, float64, bfloat16 or float16,",
+                       " got ", tensor.scalar_type());
+  }
+}
+
+TensorView view_of(const Tensor& tensor, void* data) {
+  return TensorView(data, dtype_of(tensor), tensor.sizes().data(), tensor.strides().data(),
+                    static_cast<int>(tensor.dim()));
+}
+
+TensorView read_view(const Tensor& tensor) {
+  return view_of(tensor, const_cast<void*>(tensor.const_data_ptr()));
+}
+
+TensorView write_view(const Tensor& tensor) { return view_of(tensor, tensor.mutable_data_ptr()); }
+
+// layout: base, row_len and row_stride of each tensor in turn.
+Segment segment_of(at::IntArrayRef layout, size_t i, int64_t numel) {
+  return {layout[3 * i], layout[3 * i + 1], layout[3 * i + 2], numel};
+}
+
+// scores: empty for Random-k, which reads none.
+std::vector<Parameter> parameters_of(TensorList weights, TensorList scores, at::IntArrayRef layout,
+                                     bool written) {
+  TORCH_CHECK_VALUE(layout.size() == 3 * weights.size(), "fastunlearn: layout must have ",
+                    3 * weights.size(), " numbers, got ", layout.size());
+  std::vector<Parameter> parameters;
+  parameters.reserve(weights.size());
+  for (size_t i = 0; i < weights.size(); ++i) {
+    const TensorView weight = written ? write_view(weights[i]) : read_view(weights[i]);
+    parameters.push_back({weight, scores.empty() ? weight : read_view(scores[i]),
+                          segment_of(layout, i, weight.numel())});
+  }
+  return parameters;
+}
+
+template <class Value>
+struct Named {
+  const char* name;
+  Value value;
+};
+
+template <class Value, size_t kCount>
+Value lookup(const char* what, Name name, const Named<Value> (&table)[kCount]) {
+  for (const Named<Value>& entry : table) {
+    if (name == entry.name) return entry.value;
+  }
+  TORCH_CHECK_VALUE(false, "fastunlearn: ", what, " must be one that the library has, got ", name);
+}
+
+// What to rank the elements by: the tensors to read, and what becomes of them.
+struct Ranking {
+  bool by_weight;
+  ScoreKind kind;
+};
+
+constexpr Named<Ranking> kScores[] = {
+    {"grad", {false, ScoreKind::kPlain}},
+    {"fisher", {false, ScoreKind::kSquare}},
+    {"taylor", {false, ScoreKind::kProduct}},
+    {"weight", {true, ScoreKind::kPlain}},
+};
+constexpr Named<NanRule> kNanRules[] = {
+    {"error", NanRule::kError}, {"largest", NanRule::kLargest}, {"smallest", NanRule::kSmallest}};
+constexpr Named<NoiseKind> kNoises[] = {{"normal", NoiseKind::kNormal},
+                                        {"uniform", NoiseKind::kUniform},
+                                        {"laplace", NoiseKind::kLaplace}};
+constexpr Named<UpdateMode> kUpdates[] = {
+    {"add", UpdateMode::kAdd}, {"replace", UpdateMode::kReplace}, {"zero", UpdateMode::kZero}};
+
+Rng rng_of(const Tensor& rng) {
+  const int64_t* const state = rng.const_data_ptr<int64_t>();
+  return {static_cast<uint64_t>(state[0]), static_cast<uint32_t>(state[1])};
+}
+
+Change change_of(const Tensor& scale, const Tensor& rng, Name noise, Name update,
+                 bool allow_overflow) {
+  const Tensor values = scale.contiguous();
+  const double* const begin = values.const_data_ptr<double>();
+  return {std::vector<double>(begin, begin + values.numel()), rng_of(rng),
+          lookup("noise", noise, kNoises), lookup("update", update, kUpdates), allow_overflow};
+}
+
+TopK topk_of(TensorList weights, TensorList scores, at::IntArrayRef k, bool per_tensor, Name score,
+             Name nan, at::IntArrayRef layout, bool written) {
+  const Ranking ranking = lookup("score", score, kScores);
+  return {parameters_of(weights, ranking.by_weight ? weights : scores, layout, written), k.vec(),
+          per_tensor, ranking.kind, lookup("nan", nan, kNanRules)};
+}
+
+RandomK randomk_of(TensorList weights, const Tensor& rng, at::IntArrayRef k, bool per_tensor,
+                   at::IntArrayRef layout, int64_t total, bool written) {
+  return {parameters_of(weights, {}, layout, written), k.vec(), per_tensor, total, rng_of(rng)};
+}
+
+Tensor empty_stats(TensorList weights) {
+  return at::empty({static_cast<int64_t>(weights.size()), kStatColumns}, at::kLong);
+}
+
+// Saved tensors are told that the weights have changed; inference tensors keep no version.
+void bump_versions(TensorList weights) {
+  for (const Tensor& weight : weights) {
+    if (!weight.is_inference()) weight.unsafeGetTensorImpl()->bump_version();
+  }
+}
+
+bool refused(const Tensor& stats, bool allow_overflow) {
+  const int64_t* const rows = stats.const_data_ptr<int64_t>();
+  for (int64_t i = 0; i < stats.size(0); ++i) {
+    const int64_t* const row = rows + i * kStatColumns;
+    if (row[kStatNan] != 0 || (row[kStatOverflow] != 0 && !allow_overflow)) return true;
+  }
+  return false;
+}
+
+std::vector<Tensor> empty_packed(TensorList weights, std::vector<uint8_t*>* data) {
+  std::vector<Tensor> packed;
+  for (const Tensor& weight : weights) {
+    packed.push_back(at::empty({(weight.numel() + 7) / 8}, at::kByte));
+    data->push_back(packed.back().mutable_data_ptr<uint8_t>());
+  }
+  return packed;
+}
+
+Tensor run_topk_perturb_(TensorList weights, TensorList scores, const Tensor& scale,
+                         const Tensor& rng, at::IntArrayRef k, bool per_tensor, Name score,
+                         Name nan, Name noise, Name update, bool allow_overflow,
+                         at::IntArrayRef layout) {
+  const TopK topk = topk_of(weights, scores, k, per_tensor, score, nan, layout, true);
+  const Change change = change_of(scale, rng, noise, update, allow_overflow);
+  const Tensor stats = empty_stats(weights);
+  topk_perturb(topk, change, execution(), stats.mutable_data_ptr<int64_t>());
+  if (!refused(stats, allow_overflow)) bump_versions(weights);
+  return stats;
+}
+
+std::tuple<std::vector<Tensor>, Tensor> run_topk_select(TensorList weights, TensorList scores,
+                                                        at::IntArrayRef k, bool per_tensor,
+                                                        Name score, Name nan,
+                                                        at::IntArrayRef layout) {
+  const TopK topk = topk_of(weights, scores, k, per_tensor, score, nan, layout, false);
+  const Tensor stats = empty_stats(weights);
+  std::vector<uint8_t*> data;
+  std::vector<Tensor> packed = empty_packed(weights, &data);
+  topk_select(topk, execution(), data, stats.mutable_data_ptr<int64_t>());
+  return {std::move(packed), stats};
+}
+
+Tensor run_randomk_perturb_(TensorList weights, const Tensor& scale, const Tensor& rng,
+                            at::IntArrayRef k, bool per_tensor, Name noise, Name update,
+                            bool allow_overflow, at::IntArrayRef layout, int64_t total) {
+  const RandomK randomk = randomk_of(weights, rng, k, per_tensor, layout, total, true);
+  const Change change = change_of(scale, rng, noise, update, allow_overflow);
+  const Tensor stats = empty_stats(weights);
+  randomk_perturb(randomk, change, execution(), stats.mutable_data_ptr<int64_t>());
+  if (!refused(stats, allow_overflow)) bump_versions(weights);
+  return stats;
+}
+
+std::tuple<std::vector<Tensor>, Tensor> run_randomk_select(TensorList weights, const Tensor& rng,
+                                                           at::IntArrayRef k, bool per_tensor,
+                                                           at::IntArrayRef layout, int64_t total) {
+  const RandomK randomk = randomk_of(weights, rng, k, per_tensor, layout, total, false);
+  const Tensor stats = empty_stats(weights);
+  std::vector<uint8_t*> data;
+  std::vector<Tensor> packed = empty_packed(weights, &data);
+  randomk_select(randomk, execution(), data, stats.mutable_data_ptr<int64_t>());
+  return {std::move(packed), stats};
+}
+
+Tensor run_noise(const Tensor& index, const Tensor& rng, Name kind) {
+  const Tensor flat = index.contiguous();
+  const Tensor out = at::empty(index.sizes(), at::kFloat);
+  noise_at(reinterpret_cast<const uint64_t*>(flat.const_data_ptr<int64_t>()), flat.numel(),
+           rng_of(rng), lookup("noise", kind, kNoises), execution(), out.mutable_data_ptr<float>());
+  return out;
+}
+
+Tensor run_rms(TensorList tensors) {
+  std::vector<Parameter> views;
+  for (const Tensor& tensor : tensors) {
+    const TensorView view = read_view(tensor);
+    views.push_back({view, view, {0, view.numel(), view.numel(), view.numel()}});
+  }
+  const Tensor out = at::empty({static_cast<int64_t>(tensors.size())}, at::kDouble);
+  rms(views, execution(), out.mutable_data_ptr<double>());
+  return out;
+}
+
+}  // namespace
+}  // namespace fastunlearn
+
+TORCH_LIBRARY_IMPL(fastunlearn, CPU, library) {
+  library.impl("topk_perturb_", &fastunlearn::run_topk_perturb_);
+  library.impl("topk_select", &fastunlearn::run_topk_select);
+  library.impl("randomk_perturb_", &fastunlearn::run_randomk_perturb_);
+  library.impl("randomk_select", &fastunlearn::run_randomk_select);
+  library.impl("noise", &fastunlearn::run_noise);
+  library.impl("rms", &fastunlearn::run_rms);
+}

@@ -1,0 +1,88 @@
+// Keyed permutation of [0, n): a Feistel network with cycle walking.
+//
+// Random-k takes the images of 0..K-1: exactly K distinct elements, without memory of size n. The
+// domain is rounded up to b = max(8, bit_length(n - 1)) bits, split into a left part of b - b / 2
+// bits and a right part of b / 2 bits, which are updated in turn. An image outside [0, n) is
+// permuted again until it falls inside: fewer than two walks on average above 128 elements.
+#ifndef FASTUNLEARN_CORE_PERMUTATION_H_
+#define FASTUNLEARN_CORE_PERMUTATION_H_
+
+#include <cstdint>
+
+#include "core/lanes.h"
+#include "core/philox.h"
+#include "core/platform.h"
+
+namespace fastunlearn {
+
+inline constexpr int kFeistelRounds = 12;
+inline constexpr int kFeistelMinBits = 8;  // halves of one or two bits would be uneven
+
+// Number of bits of x; 0 for 0.
+FASTUNLEARN_HD int bit_length(uint64_t x) {
+  int length = 0;
+  while (x != 0) {
+    ++length;
+    x >>= 1;
+  }
+  return length;
+}
+
+// The finaliser of MurmurHash3 (Appleby, public domain).
+template <class V>
+FASTUNLEARN_HD typename V::U fmix32(typename V::U x) {
+  x ^= x >> 16;
+  x *= V::splat_u(0x85EBCA6Bu);
+  x ^= x >> 13;
+  x *= V::splat_u(0xC2B2AE35u);
+  return x ^ (x >> 16);
+}
+
+struct Permutation {
+  uint64_t n;
+  int right_bits;
+  uint32_t left_mask, right_mask;
+  uint32_t key[kFeistelRounds];
+
+  // n: size of the domain, 1 <= n <= 2^62. base: flat index of the domain's first element, which
+  // gives each tensor its own permutation when the scope is one tensor.
+  static FASTUNLEARN_HD Permutation make(uint64_t n, const Rng& rng, uint64_t base) {
+    const int length = bit_length(n - 1);
+    const int bits = length > kFeistelMinBits ? length : kFeistelMinBits;
+    Permutation p;
+    p.n = n;
+    p.right_bits = bits / 2;
+    p.left_mask = (1u << (bits - p.right_bits)) - 1;
+    p.right_mask = (1u << p.right_bits) - 1;
+    for (int j = 0; j < kFeistelRounds / 4; ++j) {
+      const auto block =
+          philox_block<ScalarLanes>(static_cast<uint32_t>(base), static_cast<uint32_t>(base >> 32),
+                                    rng, kStreamPermutation + j);
+      for (int w = 0; w < 4; ++w) p.key[4 * j + w] = block.word[w];
+    }
+    return p;
+  }
+
+  // One pass through the network, in place, on the two halves of each lane.
+  template <class V>
+  FASTUNLEARN_HD void rounds(typename V::U* left, typename V::U* right) const {
+    for (int j = 0; j < kFeistelRounds; j += 2) {
+      *left ^= fmix32<V>(*right ^ V::splat_u(key[j])) & V::splat_u(left_mask);
+      *right ^= fmix32<V>(*left ^ V::splat_u(key[j + 1])) & V::splat_u(right_mask);
+    }
+  }
+
+  FASTUNLEARN_HD uint64_t operator()(uint64_t x) const {
+    do {
+      uint32_t left = static_cast<uint32_t>(x >> right_bits);
+      uint32_t right = static_cast<uint32_t>(x) & right_mask;
+      rounds<ScalarLanes>(&left, &right);
+      x = (static_cast<uint64_t>(left) << right_bits) | right;
+    } while (x >= n);
+    return x;
+  }
+};
+
+}  // namespace fastunlearn
+
+#endif  // FASTUNLEARN_CORE_PERMUTATION_H_

@@ -1,0 +1,68 @@
+#include "cpu/bracket.h"
+
+#include <algorithm>
+#include <cmath>
+#include <functional>
+#include <vector>
+
+namespace fastunlearn {
+namespace {
+
+// Keys at one position in each of `size` equal strata, in their order. Strata make the positions
+// ascend, and the bounds below hold for them as for independent draws (Hoeffding 1956).
+std::vector<uint32_t> sample(const KeyReader& keys, const Chunks& chunks, int64_t first,
+                             int64_t last, int64_t size, const Execution& execution) {
+  constexpr int64_t kStrata = 1024;  // of one task
+  const int64_t total = chunks.elements(first, last);
+  std::vector<uint32_t> found(size);
+  const auto draw = [&](int, int64_t task) {
+    int64_t chunk = first;
+    const int64_t stop = std::min(size, (task + 1) * kStrata);
+    for (int64_t i = task * kStrata; i < stop; ++i) {
+      const auto block = philox_block<ScalarLanes>(
+          static_cast<uint32_t>(i), static_cast<uint32_t>(i >> 32), {0, 0}, kStreamSample);
+      const int64_t begin = total / size * i + total % size * i / size;
+      const int64_t width = total / size;
+      const auto draw_in = static_cast<int64_t>(static_cast<uint64_t>(block.word[0]) * width >> 32);
+      const int64_t place = begin + draw_in;
+      chunk = chunks.containing(first, chunk, last, place);
+      const Chunk& at = chunks[chunk];
+      const int64_t inside = place - chunks.elements(first, chunk);
+      found[i] = keys.at(at.parameter, at.start + inside);
+    }
+  };
+  const int threads = static_cast<int>(std::min<int64_t>(execution.threads, size / kStrata));
+  parallel_for(threads, (size + kStrata - 1) / kStrata, draw);
+  return found;
+}
+
+}  // namespace
+
+uint32_t kth_greatest(uint32_t* keys, int64_t count, int64_t rank) {
+  std::nth_element(keys, keys + rank - 1, keys + count, std::greater<uint32_t>());
+  return keys[rank - 1];
+}
+
+Bracket find_bracket(const KeyReader& keys, const Chunks& chunks, int64_t first, int64_t last,
+                     int64_t k, const Execution& execution) {
+  const int64_t total = chunks.elements(first, last);
+  const int64_t most = k < total / 16 ? kSampleSparse : kSampleDense;
+  const int64_t size = std::min<int64_t>(most, total >> kSampleShift);
+  if (total <= kMaybeLimit || size == 0) return {0, kMagnitude};
+  std::vector<uint32_t> found = sample(keys, chunks, first, last, size, execution);
+  const double share = static_cast<double>(k) / static_cast<double>(total);
+  const double rank = share * static_cast<double>(size);
+  const double third = kLogInverseMiss / 3;
+  const double spread = third + std::sqrt(third * third + 2 * rank * (1 - share) * kLogInverseMiss);
+  const auto above = static_cast<int64_t>(std::floor(rank - spread));
+  const auto reach = static_cast<int64_t>(std::ceil(rank + spread));
+  Bracket bracket{0, kMagnitude};
+  if (above >= 1) bracket.hi = kth_greatest(found.data(), size, above);
+  if (reach <= size) {  // the greater ones are in front already
+    const int64_t skip = above >= 1 ? above : 0;
+    bracket.lo = kth_greatest(found.data() + skip, size - skip, reach - skip);
+  }
+  return bracket;
+}
+
+}  // namespace fastunlearn

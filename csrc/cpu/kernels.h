@@ -1,0 +1,90 @@
+// The inner loops that exist once for each SIMD level, all with the same results.
+#ifndef FASTUNLEARN_CPU_KERNELS_H_
+#define FASTUNLEARN_CPU_KERNELS_H_
+
+#include <cstdint>
+
+#include "core/half.h"
+#include "core/params.h"
+#include "core/permutation.h"
+#include "core/philox.h"
+#include "core/simd.h"
+
+namespace fastunlearn {
+
+// Elements of a block, the unit that stays in the first-level cache.
+inline constexpr int kBlock = 4096;
+// Elements whose noise is made at a time.
+inline constexpr int kNoiseBatch = 1024;
+
+// Two keys around the threshold: a key above `hi` is surely selected, one below `lo` surely not.
+struct Bracket {
+  uint32_t lo, hi;
+};
+
+// How a row of selected weights changes.
+struct RowChange {
+  double scale;
+  UpdateMode mode;
+};
+
+// What the update of some weights met.
+struct Tally {
+  int64_t overflow = 0;   // finite weights whose new value is not finite
+  int64_t unchanged = 0;  // weights whose new value equals the old one
+};
+
+struct Kernels {
+  // Compare the keys of x (shape (count,), count <= kBlock) with a bracket.
+  //   sure, maybe: shape (ceil(count / 64),), one bit for each element: key > hi, lo <= key <= hi;
+  //   bits beyond count are 0.
+  // Returns the greatest key.
+  uint32_t (*scan_f32)(const float* x, int count, Bracket bracket, uint64_t* sure, uint64_t* maybe);
+  uint32_t (*scan_bf16)(const BFloat16* x, int count, Bracket bracket, uint64_t* sure,
+                        uint64_t* maybe);
+  uint32_t (*scan_f16)(const Float16* x, int count, Bracket bracket, uint64_t* sure,
+                       uint64_t* maybe);
+
+  // List the set bits of `words` (shape (num_words,)), counted from `first`; returns how many.
+  // out: room for as many plus kExpandSlack.
+  int (*expand)(const uint64_t* words, int num_words, int first, uint16_t* out);
+
+  // Words of the noise stream that flat indices own; index, words: shape (count,).
+  void (*words_at)(const uint64_t* index, int count, const Rng& rng, uint32_t* words);
+  // The same for 4 * num_blocks indices in a row from 4 * first_block; words: room for a multiple
+  // of 64 of them.
+  void (*words_from)(uint64_t first_block, int num_blocks, const Rng& rng, uint32_t* words);
+  // Words to noise; words, z: shape (count,), count <= kNoiseBatch, room for a multiple of 16.
+  void (*noise)(NoiseKind kind, const uint32_t* words, int count, float* z);
+
+  // Images of first, first + 1, ...; out: shape (count,).
+  void (*permute)(const Permutation& permutation, uint64_t first, int count, uint64_t* out);
+
+  // Update the elements of w whose bit in `mask` (shape (ceil(count / 64),)) is set.
+  //   w, z: shape (count,). Where not `commit`, w stays as it is.
+  void (*update_f32)(float* w, const float* z, const uint64_t* mask, int count, RowChange change,
+                     bool commit, Tally* tally);
+  void (*update_bf16)(BFloat16* w, const float* z, const uint64_t* mask, int count,
+                      RowChange change, bool commit, Tally* tally);
+  void (*update_f16)(Float16* w, const float* z, const uint64_t* mask, int count, RowChange change,
+                     bool commit, Tally* tally);
+};
+
+inline constexpr int kExpandSlack = 8;
+
+// The kernels of each level; the CPU has to support it.
+const Kernels& kernels_portable();
+const Kernels& kernels_avx2();
+const Kernels& kernels_avx512();
+
+inline const Kernels& kernels(SimdLevel level) {
+#if defined(__x86_64__)
+  if (level == SimdLevel::kAvx512) return kernels_avx512();
+  if (level == SimdLevel::kAvx2) return kernels_avx2();
+#endif
+  return kernels_portable();
+}
+
+}  // namespace fastunlearn
+
+#endif  // FASTUNLEARN_CPU_KERNELS_H_

@@ -1,0 +1,287 @@
+// Bodies of the kernels, as templates over the lane policy V. Included inside a namespace and a
+// target region of each level, after every other header.
+
+template <class V>
+inline typename V::U raw_to_bits(const float*, typename V::U raw) {
+  return raw;
+}
+template <class V>
+inline typename V::U raw_to_bits(const BFloat16*, typename V::U raw) {
+  return raw << 16;
+}
+template <class V>
+inline typename V::U raw_to_bits(const Float16*, typename V::U raw) {
+  return V::bits(V::half_to_float(raw));
+}
+
+// Rounds a value without NaN payload to the storage type.
+template <class V>
+inline typename V::U bits_to_raw(const float*, typename V::U bits) {
+  return bits;
+}
+template <class V>
+inline typename V::U bits_to_raw(const BFloat16*, typename V::U bits) {
+  return (bits + V::splat_u(0x7FFFu) + (bits >> 16 & V::splat_u(1u))) >> 16;
+}
+template <class V>
+inline typename V::U bits_to_raw(const Float16*, typename V::U bits) {
+  return V::float_to_half(V::from_bits(bits));
+}
+
+// Greatest lane.
+template <class V>
+inline uint32_t reduce_max(typename V::I x) {
+  int32_t greatest = 0;
+  for (int i = 0; i < V::kLanes; ++i) greatest = x[i] > greatest ? x[i] : greatest;
+  return static_cast<uint32_t>(greatest);
+}
+
+// One word of both bitmaps. Keys stay below 2^31, so signed compares order them.
+template <class V, class T>
+inline void scan_word(const T* x, typename V::I lo, typename V::I hi, typename V::I* greatest,
+                      uint64_t* sure, uint64_t* maybe) {
+  using I = typename V::I;
+  uint64_t above = 0, reach = 0;
+  for (int i = 0; i < 64; i += V::kLanes) {
+    const I key = (I)(raw_to_bits<V>(x, V::load_raw(x + i)) & V::splat_u(0x7FFFFFFFu));
+    *greatest = V::max(*greatest, key);
+    above |= static_cast<uint64_t>(V::greater(key, hi)) << i;
+    reach |= static_cast<uint64_t>(V::greater(key, lo)) << i;
+  }
+  *sure = above;
+  *maybe = reach & ~above;
+}
+
+template <class V, class T>
+uint32_t scan(const T* x, int count, Bracket bracket, uint64_t* sure, uint64_t* maybe) {
+  using I = typename V::I;
+  const I hi = (I)V::splat_u(bracket.hi);
+  const I lo = (I)(V::splat_u(bracket.lo) - V::splat_u(1u));  // key >= lo is key > lo - 1
+  I greatest = {};
+  const int whole = count / 64;
+  for (int word = 0; word < whole; ++word) {
+    scan_word<V>(x + 64 * word, lo, hi, &greatest, &sure[word], &maybe[word]);
+  }
+  const int rest = count % 64;
+  if (rest != 0) {
+    T padded[64] = {};
+    std::memcpy(padded, x + 64 * whole, rest * sizeof(T));
+    const uint64_t kept = (uint64_t{1} << rest) - 1;
+    scan_word<V>(padded, lo, hi, &greatest, &sure[whole], &maybe[whole]);
+    sure[whole] &= kept;
+    maybe[whole] &= kept;
+  }
+  return reduce_max<V>(greatest);
+}
+
+// Writes four places for every four bits still to come, which spares most mispredicted exits.
+inline int expand(const uint64_t* words, int num_words, int first, uint16_t* out) {
+  uint16_t* const begin = out;
+  for (int i = 0; i < num_words; ++i, first += 64) {
+    uint64_t word = words[i];
+    const int count = __builtin_popcountll(word);
+    for (int done = 0; done < count; done += 4) {
+      for (int j = 0; j < 4; ++j) {
+        out[done + j] = static_cast<uint16_t>(first + __builtin_ctzll(word | uint64_t{1} << 63));
+        word &= word - 1;
+      }
+    }
+    out += count;
+  }
+  return static_cast<int>(out - begin);
+}
+
+// Word `lane` (0..3) of each block.
+template <class V>
+inline typename V::U pick(const PhiloxBlock<V>& block, typename V::U lane) {
+  using U = typename V::U;
+  const U low = (lane & V::splat_u(1u)) != V::splat_u(0) ? block.word[1] : block.word[0];
+  const U high = (lane & V::splat_u(1u)) != V::splat_u(0) ? block.word[3] : block.word[2];
+  return (lane & V::splat_u(2u)) != V::splat_u(0) ? high : low;
+}
+
+template <class V>
+void words_at(const uint64_t* index, int count, const Rng& rng, uint32_t* words) {
+  constexpr int kLanes = V::kLanes;
+  for (int i = 0; i < count; i += kLanes) {
+    const int filled = count - i < kLanes ? count - i : kLanes;
+    uint32_t low[kLanes] = {}, high[kLanes] = {}, lane[kLanes] = {}, out[kLanes];
+    for (int j = 0; j < filled; ++j) {
+      low[j] = static_cast<uint32_t>(index[i + j] >> 2);
+      high[j] = static_cast<uint32_t>(index[i + j] >> 34);
+      lane[j] = static_cast<uint32_t>(index[i + j] & 3);
+    }
+    const auto block = philox_block<V>(V::load_u(low), V::load_u(high), rng, kStreamNoise);
+    V::store_u(out, pick<V>(block, V::load_u(lane)));
+    std::memcpy(words + i, out, filled * sizeof(uint32_t));
+  }
+}
+
+// The blocks are dealt to the lanes so that transposing inside each group of four lanes leaves the
+// words in the order of their indices.
+template <class V>
+void words_from(uint64_t first_block, int num_blocks, const Rng& rng, uint32_t* words) {
+  using U = typename V::U;
+  constexpr uint32_t kGroups = V::kLanes / 4;
+  const U dealt = (V::iota() >> 2) + (V::iota() & V::splat_u(3u)) * V::splat_u(kGroups);
+  for (int i = 0; i < num_blocks; i += V::kLanes) {
+    const uint64_t first = first_block + static_cast<uint64_t>(i);
+    const U low = V::splat_u(static_cast<uint32_t>(first)) + dealt;
+    U high = V::splat_u(static_cast<uint32_t>(first >> 32));
+    high += low < dealt ? V::splat_u(1u) : V::splat_u(0);  // carry out of the low half
+    auto block = philox_block<V>(low, high, rng, kStreamNoise);
+    V::transpose(block.word);
+    for (int j = 0; j < 4; ++j) V::store_u(words + 4 * i + j * V::kLanes, block.word[j]);
+  }
+}
+
+// The central ratio for all words, the tail only for the 15 % that lie in it, packed together.
+template <class V>
+void normal_noise(const uint32_t* words, int count, float* z) {
+  using F = typename V::F;
+  constexpr int kLanes = V::kLanes;
+  uint64_t tails[kNoiseBatch / 64] = {};
+  for (int i = 0; i < count; i += kLanes) {
+    const Folded<V> folded = fold<V>(V::load_u(words + i));
+    const F q = to_unit<V>(folded.v, 0x1p-32f);
+    V::store_f(z + i, with_sign<V>(normal_centre<V>(q), folded.sign));
+    // q and the split are positive, so their bits compare like integers.
+    const auto split = (typename V::I)V::bits(V::splat_f(kNormalSplit));
+    tails[i / 64] |= static_cast<uint64_t>(V::greater((typename V::I)V::bits(q), split)) << i % 64;
+  }
+  if (count % 64 != 0) tails[count / 64] &= (uint64_t{1} << count % 64) - 1;
+  uint16_t place[kNoiseBatch + kExpandSlack];
+  const int found = expand(tails, (count + 63) / 64, 0, place);
+  for (int i = 0; i < found; i += kLanes) {
+    const int filled = found - i < kLanes ? found - i : kLanes;
+    uint32_t packed[kLanes] = {};
+    float out[kLanes];
+    for (int j = 0; j < filled; ++j) packed[j] = words[place[i + j]];
+    const Folded<V> folded = fold<V>(V::load_u(packed));
+    V::store_f(out, with_sign<V>(normal_tail<V>(folded.v), folded.sign));
+    for (int j = 0; j < filled; ++j) z[place[i + j]] = out[j];
+  }
+}
+
+template <class V>
+void noise(NoiseKind kind, const uint32_t* words, int count, float* z) {
+  if (kind == NoiseKind::kNormal) return normal_noise<V>(words, count, z);
+  for (int i = 0; i < count; i += V::kLanes) {
+    const auto word = V::load_u(words + i);
+    V::store_f(z + i, kind == NoiseKind::kUniform ? uniform<V>(word) : laplace<V>(word));
+  }
+}
+
+// One pass of `filled` numbers through the network; in and out may be the same.
+template <class V>
+inline void feistel_pass(const Permutation& permutation, const uint64_t* in, int filled,
+                         uint64_t* out) {
+  const int shift = permutation.right_bits;
+  uint32_t left[V::kLanes] = {}, right[V::kLanes] = {};
+  for (int j = 0; j < filled; ++j) {
+    left[j] = static_cast<uint32_t>(in[j] >> shift);
+    right[j] = static_cast<uint32_t>(in[j]) & permutation.right_mask;
+  }
+  auto l = V::load_u(left), r = V::load_u(right);
+  permutation.rounds<V>(&l, &r);
+  V::store_u(left, l);
+  V::store_u(right, r);
+  for (int j = 0; j < filled; ++j) out[j] = static_cast<uint64_t>(left[j]) << shift | right[j];
+}
+
+// One pass for all, then full vectors of those that fell outside [0, n) until none is left.
+template <class V>
+void permute(const Permutation& permutation, uint64_t first, int count, uint64_t* out) {
+  constexpr int kLanes = V::kLanes;
+  for (int i = 0; i < count; ++i) out[i] = first + static_cast<uint64_t>(i);
+  for (int i = 0; i < count; i += kLanes) {
+    const int filled = count - i < kLanes ? count - i : kLanes;
+    feistel_pass<V>(permutation, out + i, filled, out + i);
+  }
+  uint64_t walking[kLanes];
+  int place[kLanes], walkers = 0, next = 0;
+  do {
+    for (; next < count && walkers < kLanes; ++next) {
+      if (out[next] < permutation.n) continue;
+      walking[walkers] = out[next];
+      place[walkers++] = next;
+    }
+    feistel_pass<V>(permutation, walking, walkers, walking);
+    int left = 0;  // walkers that go on
+    for (int j = 0; j < walkers; ++j) {
+      if (walking[j] < permutation.n) {
+        out[place[j]] = walking[j];
+      } else {
+        walking[left] = walking[j];
+        place[left++] = place[j];
+      }
+    }
+    walkers = left;
+  } while (walkers > 0 || next < count);
+}
+
+// The new value of a weight as storage bits; both in lanes.
+template <class V, class T>
+inline typename V::U updated(typename V::F old, typename V::F z, typename V::F scale,
+                             UpdateMode mode) {
+  using F = typename V::F;
+  using U = typename V::U;
+  if (mode == UpdateMode::kZero) return V::splat_u(0);
+  const F step = V::mul(z, scale);
+  const F sum = mode == UpdateMode::kReplace ? step : V::add(old, step);
+  // A NaN gets the default payload: payloads differ between processors.
+  const U bits = sum == sum ? V::bits(sum) : V::splat_u(0x7FC00000u);
+  const U raw = bits_to_raw<V>(static_cast<const T*>(nullptr), bits);
+  const U nan = bits_to_raw<V>(static_cast<const T*>(nullptr), V::splat_u(0x7FC00000u));
+  return sum == sum ? raw : nan;
+}
+
+// Updates V::kLanes weights from w; returns nothing, counts into the tally.
+template <class V, class T>
+inline void update_lanes(T* w, typename V::F z, typename V::F scale, uint32_t chosen,
+                         UpdateMode mode, bool commit, Tally* tally) {
+  using U = typename V::U;
+  const U raw = V::load_raw(w);
+  const auto old = V::from_bits(raw_to_bits<V>(w, raw));
+  const U fresh = updated<V, T>(old, z, scale, mode);
+  const auto value = V::from_bits(raw_to_bits<V>(w, fresh));
+  // Finite is what has a key below infinity's.
+  const auto infinity = (typename V::I)V::splat_u(0x7F800000u);
+  const U magnitude = V::splat_u(0x7FFFFFFFu);
+  const uint32_t old_finite = V::greater(infinity, (typename V::I)(V::bits(old) & magnitude));
+  const uint32_t new_finite = V::greater(infinity, (typename V::I)(V::bits(value) & magnitude));
+  const uint32_t equal = V::greater((typename V::I)V::splat_u(0), (typename V::I)(old == value));
+  tally->overflow += __builtin_popcount(chosen & old_finite & ~new_finite);
+  tally->unchanged += __builtin_popcount(chosen & equal);
+  if (commit) V::store_raw(w, V::mask_of(chosen) != 0 ? fresh : raw);
+}
+
+template <class V, class T>
+void update(T* w, const float* z, const uint64_t* mask, int count, RowChange change, bool commit,
+            Tally* tally) {
+  constexpr int kLanes = V::kLanes;
+  constexpr uint32_t kAll = (uint32_t{1} << kLanes) - 1;
+  const auto scale = V::splat_f(static_cast<float>(change.scale));
+  const int whole = count / kLanes * kLanes;
+  for (int i = 0; i < whole; i += kLanes) {
+    const uint32_t chosen = static_cast<uint32_t>(mask[i / 64] >> i % 64) & kAll;
+    if (chosen == 0) continue;
+    update_lanes<V>(w + i, V::load_f(z + i), scale, chosen, change.mode, commit, tally);
+  }
+  if (whole == count) return;
+  T padded[kLanes] = {};
+  float rest[kLanes] = {};
+  std::memcpy(padded, w + whole, (count - whole) * sizeof(T));
+  std::memcpy(rest, z + whole, (count - whole) * sizeof(float));
+  const uint32_t kept = (uint32_t{1} << (count - whole)) - 1;
+  const uint32_t chosen = static_cast<uint32_t>(mask[whole / 64] >> whole % 64) & kept;
+  update_lanes<V>(padded, V::load_f(rest), scale, chosen, change.mode, commit, tally);
+  if (commit) std::memcpy(w + whole, padded, (count - whole) * sizeof(T));
+}
+
+template <class V>
+constexpr Kernels table() {
+  return {scan<V, float>,   scan<V, BFloat16>,   scan<V, Float16>,  expand,
+          words_at<V>,      words_from<V>,       noise<V>,          permute<V>,
+          update<V, float>, update<V, BFloat16>, update<V, Float16>};
+}

@@ -1,0 +1,64 @@
+// Lane policy for AVX2 and F16C: vectors of 32 bytes. To be included where AVX2 code is allowed.
+#ifndef FASTUNLEARN_CPU_LANES_AVX2_H_
+#define FASTUNLEARN_CPU_LANES_AVX2_H_
+
+#include <immintrin.h>
+
+#include "cpu/lanes_vector.h"
+
+namespace fastunlearn {
+
+struct Avx2Lanes : VectorLanes<F32x8, U32x8, I32x8, 8> {
+  static inline F sqrt(F x) { return (F)_mm256_sqrt_ps((__m256)x); }
+
+  // The multiplier takes even lanes: odd ones are shifted down, multiplied and blended back.
+  static inline void mul_hi_lo(U a, uint32_t b, U* hi, U* lo) {
+    const __m256i factor = _mm256_set1_epi32(static_cast<int>(b));
+    const __m256i even = _mm256_mul_epu32((__m256i)a, factor);
+    const __m256i odd = _mm256_mul_epu32(_mm256_srli_epi64((__m256i)a, 32), factor);
+    *hi = (U)_mm256_blend_epi32(_mm256_srli_epi64(even, 32), odd, 0xAA);
+    *lo = (U)_mm256_blend_epi32(even, _mm256_slli_epi64(odd, 32), 0xAA);
+  }
+
+  static inline I max(I a, I b) { return (I)_mm256_max_epi32((__m256i)a, (__m256i)b); }
+
+  static inline uint32_t greater(I a, I b) {
+    return static_cast<uint32_t>(_mm256_movemask_ps((__m256)(a > b)));
+  }
+
+  static inline U load_raw(const float* from) { return load_u(from); }
+  template <class Half>
+  static inline U load_raw(const Half* from) {
+    return (U)_mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from)));
+  }
+  static inline void store_raw(float* to, U raw) { std::memcpy(to, &raw, sizeof(raw)); }
+  template <class Half>
+  static inline void store_raw(Half* to, U raw) {
+    const __m256i packed = _mm256_packus_epi32((__m256i)raw, (__m256i)raw);
+    const __m128i ordered = _mm256_castsi256_si128(_mm256_permute4x64_epi64(packed, 0x08));
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(to), ordered);
+  }
+
+  static inline F half_to_float(U raw) {
+    const __m256i packed = _mm256_packus_epi32((__m256i)raw, (__m256i)raw);
+    return (F)_mm256_cvtph_ps(_mm256_castsi256_si128(_mm256_permute4x64_epi64(packed, 0x08)));
+  }
+  static inline U float_to_half(F x) {
+    return (U)_mm256_cvtepu16_epi32(_mm256_cvtps_ph((__m256)x, _MM_FROUND_TO_NEAREST_INT));
+  }
+
+  static inline void transpose(U (&w)[4]) {
+    const __m256i low01 = _mm256_unpacklo_epi32((__m256i)w[0], (__m256i)w[1]);
+    const __m256i high01 = _mm256_unpackhi_epi32((__m256i)w[0], (__m256i)w[1]);
+    const __m256i low23 = _mm256_unpacklo_epi32((__m256i)w[2], (__m256i)w[3]);
+    const __m256i high23 = _mm256_unpackhi_epi32((__m256i)w[2], (__m256i)w[3]);
+    w[0] = (U)_mm256_unpacklo_epi64(low01, low23);
+    w[1] = (U)_mm256_unpackhi_epi64(low01, low23);
+    w[2] = (U)_mm256_unpacklo_epi64(high01, high23);
+    w[3] = (U)_mm256_unpackhi_epi64(high01, high23);
+  }
+};
+
+}  // namespace fastunlearn
+
+#endif  // FASTUNLEARN_CPU_LANES_AVX2_H_

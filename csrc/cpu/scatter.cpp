@@ -1,0 +1,221 @@
+#include "cpu/scatter.h"
+
+#include <algorithm>
+#include <memory>
+
+#include "cpu/element.h"
+
+namespace fastunlearn {
+namespace {
+
+constexpr int kImages = 1024;  // of one task
+
+// Images of one task, with the elements they belong to.
+struct Images {
+  int count;
+  int64_t first;  // number of the first image among all of the domain
+  uint64_t index[kImages];
+  Place place[kImages];
+};
+
+// Counts of one thread, for each parameter.
+struct Counts {
+  int64_t selected = 0;
+  Tally tally;
+};
+
+int64_t tasks_of(const Domain& domain) { return (domain.k + kImages - 1) / kImages; }
+
+class Scatter {
+ public:
+  Scatter(const std::vector<Parameter>& parameters, const std::vector<Domain>& domains,
+          const Execution& execution)
+      : parameters_(parameters),
+        domains_(domains),
+        execution_(execution),
+        kernels_(*execution.kernels),
+        locator_(parameters),
+        counts_(execution.threads) {}
+
+  // Calls body(worker, number of the first image of the task, images) for all tasks.
+  template <class Body>
+  void for_each_task(const Body& body) {
+    int64_t before = 0;
+    for (const Domain& domain : domains_) {
+      const int threads = useful_threads(domain.k, execution_.threads);
+      parallel_for(threads, tasks_of(domain), [&](int worker, int64_t task) {
+        Images images;
+        find_images(domain, task * kImages, &images);
+        images.first += before;
+        body(worker, images);
+      });
+      before += domain.k;
+    }
+  }
+
+  Counts* counts(int worker) {
+    if (counts_[worker].empty()) counts_[worker].resize(parameters_.size());
+    return counts_[worker].data();
+  }
+
+  void add_to(int64_t* stats) const {
+    for (const auto& own : counts_) {
+      for (size_t i = 0; i < own.size(); ++i) {
+        stats[i * kStatColumns + kStatSelected] += own[i].selected;
+        stats[i * kStatColumns + kStatOverflow] += own[i].tally.overflow;
+        stats[i * kStatColumns + kStatUnchanged] += own[i].tally.unchanged;
+      }
+    }
+  }
+
+ protected:
+  void find_images(const Domain& domain, int64_t first, Images* images) const {
+    images->first = first;
+    images->count = static_cast<int>(std::min<int64_t>(kImages, domain.k - first));
+    kernels_.permute(domain.permutation, static_cast<uint64_t>(first), images->count,
+                     images->index);
+    for (int i = 0; i < images->count; ++i) {
+      images->index[i] += static_cast<uint64_t>(domain.base);
+      images->place[i] = locator_.find(static_cast<int64_t>(images->index[i]));
+    }
+  }
+
+  const std::vector<Parameter>& parameters_;
+  const std::vector<Domain>& domains_;
+  const Execution& execution_;
+  const Kernels& kernels_;
+  const Locator locator_;
+  std::vector<std::vector<Counts>> counts_;
+};
+
+class ScatterWriter : public Scatter {
+ public:
+  ScatterWriter(const std::vector<Parameter>& parameters, const std::vector<Domain>& domains,
+                const Change& change, const Execution& execution)
+      : Scatter(parameters, domains, execution), change_(change) {
+    for (const Parameter& parameter : parameters) {
+      const DType dtype = parameter.weight.dtype();
+      if (std::find(dtypes_.begin(), dtypes_.end(), dtype) == dtypes_.end()) {
+        dtypes_.push_back(dtype);
+      }
+    }
+  }
+
+  void run() {
+    int64_t k = 0;
+    for (const Domain& domain : domains_) k += domain.k;
+    const bool may_overflow = !change_.allow_overflow && change_.mode != UpdateMode::kZero;
+    if (may_overflow) old_.reset(new uint64_t[k]);
+    for_each_task([this](int worker, const Images& images) { write(worker, images); });
+    if (may_overflow && overflow() != 0) undo();
+  }
+
+ private:
+  int64_t overflow() const {
+    int64_t total = 0;
+    for (const auto& own : counts_) {
+      for (const Counts& counts : own) total += counts.tally.overflow;
+    }
+    return total;
+  }
+
+  void write(int worker, const Images& images) {
+    Counts* const counts = this->counts(worker);
+    float z[kAhead + 16] = {};
+    fetch(images, 0);
+    for (int first = 0; first < images.count; first += kAhead) {
+      const int count = std::min(kAhead, images.count - first);
+      fetch(images, first + kAhead);
+      if (change_.mode != UpdateMode::kZero) {
+        uint32_t words[kAhead + 16];
+        kernels_.words_at(images.index + first, count, change_.rng, words);
+        kernels_.noise(change_.noise, words, count, z);
+      }
+      for (const DType dtype : dtypes_) {
+        dispatch(dtype, [&](auto* type) {
+          using T = std::remove_pointer_t<decltype(type)>;
+          write_some<T>(images, first, count, dtype, z, counts);
+        });
+      }
+    }
+  }
+
+  // Those of the elements whose weights have the type T.
+  template <class T>
+  void write_some(const Images& images, int first, int count, DType dtype, const float* z,
+                  Counts* counts) {
+    for (int i = 0; i < count; ++i) {
+      const Place place = images.place[first + i];
+      if (place.parameter < 0) continue;
+      const TensorView& weight = parameters_[place.parameter].weight;
+      if (weight.dtype() != dtype) continue;
+      T* const at = static_cast<T*>(weight.data()) + weight.offset(place.local);
+      if (old_) std::memcpy(&old_[images.first + first + i], at, sizeof(T));
+      Counts& own = counts[place.parameter];
+      *at = update_element(*at, z[i], {change_.scale[place.parameter], change_.mode}, &own.tally);
+      ++own.selected;
+    }
+  }
+
+  void undo() {
+    for_each_task([this](int, const Images& images) {
+      for (int i = 0; i < images.count; ++i) {
+        const Place place = images.place[i];
+        if (place.parameter < 0) continue;
+        const TensorView& weight = parameters_[place.parameter].weight;
+        const int64_t bytes = item_bytes(weight.dtype());
+        char* const at = static_cast<char*>(weight.data()) + weight.offset(place.local) * bytes;
+        std::memcpy(at, &old_[images.first + i], bytes);
+      }
+    });
+  }
+
+  void fetch(const Images& images, int first) const {
+    const int stop = std::min(first + kAhead, images.count);
+    for (int i = first; i < stop; ++i) {
+      const Place place = images.place[i];
+      if (place.parameter < 0) continue;
+      const TensorView& weight = parameters_[place.parameter].weight;
+      const int64_t offset = weight.offset(place.local) * item_bytes(weight.dtype());
+      __builtin_prefetch(static_cast<char*>(weight.data()) + offset, 1);
+    }
+  }
+
+  const Change& change_;
+  std::vector<DType> dtypes_;
+  std::unique_ptr<uint64_t[]> old_;  // old value of each image's element, to undo it
+};
+
+}  // namespace
+
+void start_stats(size_t parameters, int64_t* stats) {
+  std::fill(stats, stats + parameters * kStatColumns, 0);
+  for (size_t i = 0; i < parameters; ++i) stats[i * kStatColumns + kStatThreshold] = -1;
+}
+
+void scatter(const std::vector<Parameter>& parameters, const std::vector<Domain>& domains,
+             const Change& change, const Execution& execution, int64_t* stats) {
+  ScatterWriter writer(parameters, domains, change, execution);
+  writer.run();
+  writer.add_to(stats);
+}
+
+void scatter_bits(const std::vector<Parameter>& parameters, const std::vector<Domain>& domains,
+                  const Execution& execution, const std::vector<uint8_t*>& packed, int64_t* stats) {
+  for (size_t i = 0; i < parameters.size(); ++i) {
+    std::fill(packed[i], packed[i] + (parameters[i].weight.numel() + 7) / 8, 0);
+  }
+  Scatter scatter(parameters, domains, execution);
+  scatter.for_each_task([&](int worker, const Images& images) {
+    for (int i = 0; i < images.count; ++i) {
+      const Place place = images.place[i];
+      if (place.parameter < 0) continue;
+      const auto bit = static_cast<uint8_t>(1 << place.local % 8);
+      __atomic_fetch_or(packed[place.parameter] + place.local / 8, bit, __ATOMIC_RELAXED);
+      ++scatter.counts(worker)[place.parameter].selected;
+    }
+  });
+  scatter.add_to(stats);
+}
+
+}  // namespace fastunlearn

@@ -1,0 +1,136 @@
+#include "cpu/stream.h"
+
+#include <algorithm>
+#include <cstring>
+#include <memory>
+
+namespace fastunlearn {
+namespace {
+
+int count_bits(const uint64_t* words, int num_words) {
+  int count = 0;
+  for (int i = 0; i < num_words; ++i) count += __builtin_popcountll(words[i]);
+  return count;
+}
+
+template <class T>
+const T* keep(const T* values, int count, Arena* arena) {
+  T* const out = arena->allocate<T>(count);
+  std::memcpy(out, values, count * sizeof(T));
+  return out;
+}
+
+// Room of one thread, and the reading of one chunk in it.
+class ChunkStream {
+ public:
+  ChunkStream(const KeyReader& keys, const Kernels& kernels, Bracket bracket)
+      : keys_(keys), kernels_(kernels), bracket_(bracket) {}
+
+  void read(const Chunk& chunk, Arena* arena, ChunkRecord* record) {
+    num_keys_ = 0;
+    for (int first = 0; first < chunk.count; first += kBlock) {
+      read_block(keys_.block(chunk, first, std::min(kBlock, chunk.count - first), &buffer_), first,
+                 record);
+    }
+    keep_sure((chunk.count + 63) / 64, arena, record);
+    record->num_keys = num_keys_;
+    record->maybe_key = keep(key_, num_keys_, arena);
+    if (record->listed) record->maybe_place = keep(place_, num_keys_, arena);
+  }
+
+  uint32_t greatest() const { return greatest_; }
+
+ private:
+  void read_block(const ScoreBlock& block, int first, ChunkRecord* record) {
+    const int words = (block.count + 63) / 64;
+    uint64_t* const sure = sure_ + first / 64;
+    greatest_ = std::max(greatest_, keys_.scan(block, bracket_, sure, maybe_));
+    record->sure += count_bits(sure, words);
+    const int maybe = count_bits(maybe_, words);
+    if (record->listed && record->maybe + maybe > kMaybeLimit) unlist(record);
+    record->maybe += maybe;
+    if (maybe == 0) return;
+    if (record->listed) {
+      list_maybe(block, first, words, record);
+    } else {
+      collect_inside(block, first, words, maybe, record);
+    }
+  }
+
+  void list_maybe(const ScoreBlock& block, int first, int words, ChunkRecord* record) {
+    uint16_t* const place = place_ + num_keys_;
+    const int found = kernels_.expand(maybe_, words, first, place);
+    for (int i = 0; i < found; ++i) {
+      const uint32_t key = block.key(place[i] - first);
+      key_[num_keys_ + i] = key;
+      record->at_hi += key == bracket_.hi;
+      record->at_lo += key == bracket_.lo && bracket_.lo != bracket_.hi;
+    }
+    num_keys_ += found;
+  }
+
+  // Too many: forget the places, and the keys at the ends of the bracket.
+  void unlist(ChunkRecord* record) {
+    record->listed = false;
+    uint32_t* const end = std::remove_if(key_, key_ + num_keys_, [this](uint32_t key) {
+      return key == bracket_.hi || key == bracket_.lo;
+    });
+    num_keys_ = static_cast<int>(end - key_);
+  }
+
+  // The ends are told from the inside by a second scan, with the bracket drawn in by one.
+  void collect_inside(const ScoreBlock& block, int first, int words, int maybe,
+                      ChunkRecord* record) {
+    if (bracket_.lo == bracket_.hi) {
+      record->at_hi += maybe;
+      return;
+    }
+    uint64_t reach[kBlock / 64], inside[kBlock / 64];
+    keys_.scan(block, {bracket_.lo + 1, bracket_.hi - 1}, reach, inside);
+    const int at_hi = count_bits(reach, words) - count_bits(sure_ + first / 64, words);
+    const int found = kernels_.expand(inside, words, 0, place_);
+    for (int i = 0; i < found; ++i) key_[num_keys_++] = block.key(place_[i]);
+    record->at_hi += at_hi;
+    record->at_lo += maybe - at_hi - found;
+  }
+
+  void keep_sure(int words, Arena* arena, ChunkRecord* record) {
+    if (record->sure > kSureLimit) {
+      record->sure_bits = keep(sure_, words, arena);
+    } else if (record->sure > 0) {
+      uint16_t list[kSureLimit + kExpandSlack];
+      kernels_.expand(sure_, words, 0, list);
+      record->sure_list = keep(list, record->sure, arena);
+    }
+  }
+
+  const KeyReader& keys_;
+  const Kernels& kernels_;
+  const Bracket bracket_;
+  uint32_t greatest_ = 0;
+  int num_keys_ = 0;
+  BlockBuffer buffer_;
+  uint64_t sure_[kChunk / 64];
+  uint64_t maybe_[kBlock / 64];
+  uint32_t key_[kChunk];
+  uint16_t place_[kChunk + kExpandSlack];
+};
+
+}  // namespace
+
+uint32_t stream(const KeyReader& keys, const Chunks& chunks, int64_t first, int64_t last,
+                Bracket bracket, const Execution& execution, Records* records) {
+  std::vector<std::unique_ptr<ChunkStream>> streams(execution.threads);
+  chunks.for_each(first, last, execution.threads, [&](int worker, int64_t chunk) {
+    auto& own = streams[worker];
+    if (!own) own.reset(new ChunkStream(keys, *execution.kernels, bracket));
+    own->read(chunks[chunk], &records->arena(worker), &(*records)[chunk]);
+  });
+  uint32_t greatest = 0;
+  for (const auto& own : streams) {
+    if (own) greatest = std::max(greatest, own->greatest());
+  }
+  return greatest;
+}
+
+}  // namespace fastunlearn

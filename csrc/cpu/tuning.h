@@ -1,0 +1,43 @@
+// Tuning constants of the CPU code. Measured on a 2-core AMD EPYC (Zen 3, AVX2), November 2026;
+// docs/performance.md has the figures.
+#ifndef FASTUNLEARN_CPU_TUNING_H_
+#define FASTUNLEARN_CPU_TUNING_H_
+
+#include <cstdint>
+
+namespace fastunlearn {
+
+// Elements of a chunk, the unit that threads draw and that places (16 bits) count in.
+inline constexpr int kChunk = 1 << 16;
+// Elements that are worth a second thread.
+inline constexpr int64_t kGrain = 1 << 17;
+// Selected elements that are.
+inline constexpr int64_t kSelectedGrain = 1 << 12;
+
+// The bracket: keys sampled, at most one in 2^kSampleShift elements. With odds of
+// exp(-kLogInverseMiss) on each side it misses the threshold, and the exact fallback runs.
+inline constexpr int kSampleSparse = 1 << 17;
+inline constexpr int kSampleDense = 1 << 18;  // from K = n / 16 on
+inline constexpr int kSampleShift = 6;
+inline constexpr double kLogInverseMiss = 20;
+
+// Elements between the bounds that a chunk keeps, 6 bytes each; with more it is read again.
+inline constexpr int kMaybeLimit = 2048;
+// Surely selected elements that a chunk keeps as a list, 2 bytes each; with more, as a bitmap.
+inline constexpr int kSureLimit = kChunk / 16;
+
+// One in so many elements selected: from there on a block is updated as a whole.
+inline constexpr int kDenseShare = 4;
+// Bytes of journal allowed on top of one bit for each element; beyond, weights are screened
+// instead.
+inline constexpr int64_t kJournalBytes = 1 << 20;
+// Spins (each a yield) of an idle worker before it sleeps.
+inline constexpr int kSpins = 200;
+// Weights whose noise is made while the next as many are fetched.
+inline constexpr int kAhead = 128;
+// Random-k: one in so many elements selected, and a bitmap of all pays.
+inline constexpr int64_t kStreamingShare = 32;
+
+}  // namespace fastunlearn
+
+#endif  // FASTUNLEARN_CPU_TUNING_H_

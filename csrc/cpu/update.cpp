@@ -1,0 +1,345 @@
+#include "cpu/update.h"
+
+#include <algorithm>
+#include <cfloat>
+#include <cmath>
+#include <memory>
+
+#include "cpu/element.h"
+
+namespace fastunlearn {
+namespace {
+
+// What was done to a chunk.
+struct Outcome {
+  int selected = 0;
+  Tally tally;
+};
+
+// Places and old values of the elements that were written, to undo it. Room for all chunks is there
+// before the first write.
+class Journal {
+ public:
+  Journal(const std::vector<Parameter>& parameters, const Chunks& chunks, const Choice& choice)
+      : offsets_(chunks.size() + 1) {
+    for (int64_t i = 0; i < chunks.size(); ++i) {
+      const int64_t item = item_bytes(parameters[chunks[i].parameter].weight.dtype());
+      const int64_t bytes = choice.at_most(i) * (item + static_cast<int64_t>(sizeof(uint16_t)));
+      offsets_[i + 1] = offsets_[i] + (bytes + 7) / 8 * 8;
+    }
+    bytes_.reset(new char[offsets_.back()]);
+  }
+
+  // Old values of a chunk's elements, then their places.
+  template <class T>
+  T* values(int64_t chunk) const {
+    return reinterpret_cast<T*>(bytes_.get() + offsets_[chunk]);
+  }
+  template <class T>
+  uint16_t* places(int64_t chunk, int count) const {
+    return reinterpret_cast<uint16_t*>(values<T>(chunk) + count);
+  }
+
+ private:
+  std::vector<int64_t> offsets_;
+  std::unique_ptr<char[]> bytes_;
+};
+
+// Room that one thread needs to write.
+struct WriteRoom {
+  ChoiceRoom choice;
+  uint64_t index[kNoiseBatch];
+  uint32_t words[kNoiseBatch + 128];
+  float z[kNoiseBatch + 128];
+};
+
+class Writer {
+ public:
+  Writer(const std::vector<Parameter>& parameters, const Chunks& chunks, const Choice& choice,
+         const Change& change, const Execution& execution)
+      : parameters_(parameters),
+        chunks_(chunks),
+        choice_(choice),
+        change_(change),
+        execution_(execution),
+        kernels_(*execution.kernels),
+        outcomes_(chunks.size()),
+        rooms_(execution.threads) {}
+
+  const std::vector<Outcome>& outcomes() const { return outcomes_; }
+
+  // Works through all chunks; writes where `commit`.
+  void run(bool commit, const Journal* journal) {
+    commit_ = commit;
+    journal_ = journal;
+    chunks_.for_each(0, chunks_.size(), execution_.threads, [this](int worker, int64_t chunk) {
+      if (!rooms_[worker]) rooms_[worker].reset(new WriteRoom);
+      write(chunk, rooms_[worker].get());
+    });
+  }
+
+  int64_t overflow() const {
+    int64_t total = 0;
+    for (const Outcome& outcome : outcomes_) total += outcome.tally.overflow;
+    return total;
+  }
+
+  void undo(const Journal& journal) {
+    chunks_.for_each(0, chunks_.size(), execution_.threads, [&](int, int64_t chunk) {
+      const TensorView& weight = parameters_[chunks_[chunk].parameter].weight;
+      dispatch(weight.dtype(), [&](auto* type) {
+        using T = std::remove_pointer_t<decltype(type)>;
+        const int count = outcomes_[chunk].selected;
+        const T* const old = journal.values<T>(chunk);
+        const uint16_t* const place = journal.places<T>(chunk, count);
+        T* const data = static_cast<T*>(weight.data());
+        for (int i = 0; i < count; ++i) {
+          data[weight.offset(chunks_[chunk].start + place[i])] = old[i];
+        }
+      });
+    });
+  }
+
+ private:
+  void write(int64_t chunk, WriteRoom* room) {
+    const Chosen chosen = choice_.choose(chunk, &room->choice);
+    outcomes_[chunk] = {chosen.count, {}};
+    if (chosen.count == 0) return;
+    const TensorView& weight = parameters_[chunks_[chunk].parameter].weight;
+    const bool by_block = journal_ == nullptr && chosen.bits != nullptr && weight.contiguous();
+    dispatch(weight.dtype(), [&](auto* type) {
+      using T = std::remove_pointer_t<decltype(type)>;
+      if constexpr (!std::is_same_v<T, double>) {
+        if (by_block) return write_blocks<T>(chunk, chosen, room);
+      }
+      const int count = chunks_[chunk].count;
+      const uint16_t* const list = as_list(chosen, count, kernels_, &room->choice);
+      write_list<T>(chunk, list, chosen.count, room);
+    });
+  }
+
+  RowChange row_change(int64_t chunk) const {
+    return {change_.scale[chunks_[chunk].parameter], change_.mode};
+  }
+
+  // Dense stretches as a whole, the others by their list.
+  template <class T>
+  void write_blocks(int64_t chunk, const Chosen& chosen, WriteRoom* room) {
+    const Chunk& found = chunks_[chunk];
+    for (int first = 0; first < found.count; first += kNoiseBatch) {
+      const int count = std::min(kNoiseBatch, found.count - first);
+      const uint64_t* const mask = chosen.bits + first / 64;
+      int selected = 0;
+      for (int i = 0; i < (count + 63) / 64; ++i) selected += __builtin_popcountll(mask[i]);
+      if (selected * kDenseShare >= count) {
+        write_dense<T>(chunk, first, count, mask, room);
+      } else if (selected > 0) {
+        kernels_.expand(mask, (count + 63) / 64, first, room->choice.list);
+        write_list<T>(chunk, room->choice.list, selected, room);
+      }
+    }
+  }
+
+  template <class T>
+  void write_dense(int64_t chunk, int first, int count, const uint64_t* mask, WriteRoom* room) {
+    const Parameter& parameter = parameters_[chunks_[chunk].parameter];
+    const int64_t local = chunks_[chunk].start + first;
+    const float* z = room->z;
+    if (change_.mode == UpdateMode::kZero) {
+    } else if (parameter.segment.one_row()) {
+      const auto index = static_cast<uint64_t>(parameter.segment.to_global(local));
+      const int skip = static_cast<int>(index & 3);
+      kernels_.words_from(index >> 2, (skip + count + 3) / 4, change_.rng, room->words);
+      kernels_.noise(change_.noise, room->words + skip, count, room->z);
+    } else {
+      for (int i = 0; i < count; ++i) {
+        room->index[i] = static_cast<uint64_t>(parameter.segment.to_global(local + i));
+      }
+      kernels_.words_at(room->index, count, change_.rng, room->words);
+      kernels_.noise(change_.noise, room->words, count, room->z);
+    }
+    T* const data = static_cast<T*>(parameter.weight.data()) + local;
+    Tally* const tally = &outcomes_[chunk].tally;
+    update_block(data, z, mask, count, row_change(chunk), tally);
+  }
+
+  void update_block(float* w, const float* z, const uint64_t* mask, int count, RowChange change,
+                    Tally* tally) {
+    kernels_.update_f32(w, z, mask, count, change, commit_, tally);
+  }
+  void update_block(BFloat16* w, const float* z, const uint64_t* mask, int count, RowChange change,
+                    Tally* tally) {
+    kernels_.update_bf16(w, z, mask, count, change, commit_, tally);
+  }
+  void update_block(Float16* w, const float* z, const uint64_t* mask, int count, RowChange change,
+                    Tally* tally) {
+    kernels_.update_f16(w, z, mask, count, change, commit_, tally);
+  }
+
+  template <class T>
+  void write_list(int64_t chunk, const uint16_t* list, int count, WriteRoom* room) {
+    const TensorView& weight = parameters_[chunks_[chunk].parameter].weight;
+    T* old = nullptr;
+    if (journal_ != nullptr) {
+      old = journal_->values<T>(chunk);
+      std::copy(list, list + count, journal_->places<T>(chunk, count));
+    }
+    T* const data = static_cast<T*>(weight.data());
+    const int64_t start = chunks_[chunk].start;
+    fetch(weight, data, start, list, std::min(count, kAhead));
+    for (int first = 0; first < count; first += kAhead) {
+      const int batch = std::min(kAhead, count - first);
+      const int next = first + batch;
+      fetch(weight, data, start, list + next, std::min(count - next, kAhead));
+      make_noise(chunk, list + first, batch, room);
+      const RowChange change = row_change(chunk);
+      Tally tally;
+      for (int i = 0; i < batch; ++i) {
+        T* const at = data + weight.offset(start + list[first + i]);
+        if (old != nullptr) old[first + i] = *at;
+        const T value = update_element(*at, room->z[i], change, &tally);
+        if (commit_) *at = value;
+      }
+      outcomes_[chunk].tally.overflow += tally.overflow;
+      outcomes_[chunk].tally.unchanged += tally.unchanged;
+    }
+  }
+
+  template <class T>
+  static void fetch(const TensorView& weight, T* data, int64_t start, const uint16_t* list,
+                    int count) {
+    for (int i = 0; i < count; ++i) {
+      __builtin_prefetch(data + weight.offset(start + list[i]), 1);
+    }
+  }
+
+  // Noise of places of a chunk, into the room; count <= kNoiseBatch.
+  void make_noise(int64_t chunk, const uint16_t* list, int count, WriteRoom* room) {
+    if (change_.mode == UpdateMode::kZero) {
+      std::fill(room->z, room->z + count, 0.0f);
+      return;
+    }
+    const Segment& segment = parameters_[chunks_[chunk].parameter].segment;
+    const int64_t start = chunks_[chunk].start;
+    for (int i = 0; i < count; ++i) {
+      room->index[i] = static_cast<uint64_t>(segment.to_global(start + list[i]));
+    }
+    kernels_.words_at(room->index, count, change_.rng, room->words);
+    kernels_.noise(change_.noise, room->words, count, room->z);
+  }
+
+  const std::vector<Parameter>& parameters_;
+  const Chunks& chunks_;
+  const Choice& choice_;
+  const Change& change_;
+  const Execution& execution_;
+  const Kernels& kernels_;
+  std::vector<Outcome> outcomes_;
+  std::vector<std::unique_ptr<WriteRoom>> rooms_;
+  bool commit_ = false;
+  const Journal* journal_ = nullptr;
+};
+
+// Whether no weight can overflow, told by the greatest magnitude of each parameter alone.
+class Screen {
+ public:
+  Screen(const std::vector<Parameter>& parameters, const Chunks& chunks, const Change& change)
+      : parameters_(as_scores(parameters)), chunks_(chunks), change_(change) {}
+
+  bool passes(const Execution& execution) const {
+    const KeyReader keys(parameters_, ScoreKind::kPlain, NanRule::kError, execution.kernels);
+    std::vector<std::unique_ptr<ChoiceRoom>> rooms(execution.threads);
+    std::vector<char> failed(execution.threads);
+    chunks_.for_each(0, chunks_.size(), execution.threads, [&](int worker, int64_t number) {
+      if (!rooms[worker]) rooms[worker].reset(new ChoiceRoom);
+      ChoiceRoom* const room = rooms[worker].get();
+      const Chunk& chunk = chunks_[number];
+      const uint32_t greatest = keys.scan_chunk(chunk, chunk.count, {kMagnitude, kMagnitude},
+                                                &room->buffer, room->bits, room->ties);
+      if (greatest > limit(chunk.parameter)) failed[worker] = 1;
+    });
+    return std::find(failed.begin(), failed.end(), 1) == failed.end();
+  }
+
+ private:
+  static std::vector<Parameter> as_scores(std::vector<Parameter> parameters) {
+    for (Parameter& parameter : parameters) parameter.score = parameter.weight;
+    return parameters;
+  }
+
+  // Half of the greatest finite value, where the noise stays below the other half.
+  uint32_t limit(int parameter) const {
+    constexpr double kMostNoise = 16;  // beyond every distribution of 32-bit words
+    constexpr double kMaxHalf = 65504;
+    const bool half = parameters_[parameter].weight.dtype() == DType::kFloat16;
+    const double greatest = half ? kMaxHalf : 3.38e38;
+    const double reach = kMostNoise * std::abs(change_.scale[parameter]);
+    if (reach >= greatest / 2) return 0;
+    return ScalarLanes::bits(static_cast<float>(greatest / 2));
+  }
+
+  const std::vector<Parameter> parameters_;
+  const Chunks& chunks_;
+  const Change& change_;
+};
+
+bool journal_pays(const std::vector<Parameter>& parameters, const Chunks& chunks,
+                  const Choice& choice) {
+  int64_t bytes = 0;
+  for (int64_t i = 0; i < chunks.size(); ++i) {
+    const int64_t item = item_bytes(parameters[chunks[i].parameter].weight.dtype());
+    bytes += choice.at_most(i) * (item + static_cast<int64_t>(sizeof(uint16_t)));
+  }
+  return bytes <= kJournalBytes + chunks.elements(0, chunks.size()) / 8;
+}
+
+// Writes all of it or nothing. A few elements are written with a journal to undo it by; many are
+// written only after their weights have been found small enough, or after a run without writing.
+void write_all_or_nothing(const std::vector<Parameter>& parameters, const Chunks& chunks,
+                          const Choice& choice, const Change& change, const Execution& execution,
+                          Writer* writer) {
+  if (change.allow_overflow || change.mode == UpdateMode::kZero) return writer->run(true, nullptr);
+  if (journal_pays(parameters, chunks, choice)) {
+    const Journal journal(parameters, chunks, choice);
+    writer->run(true, &journal);
+    if (writer->overflow() != 0) writer->undo(journal);
+    return;
+  }
+  if (!Screen(parameters, chunks, change).passes(execution)) {
+    writer->run(false, nullptr);
+    if (writer->overflow() != 0) return;
+  }
+  writer->run(true, nullptr);
+}
+
+}  // namespace
+
+void perturb(const std::vector<Parameter>& parameters, const Chunks& chunks, const Choice& choice,
+             const Change& change, const Execution& execution, int64_t* stats) {
+  Writer writer(parameters, chunks, choice, change, execution);
+  write_all_or_nothing(parameters, chunks, choice, change, execution, &writer);
+  for (int64_t i = 0; i < chunks.size(); ++i) {
+    int64_t* const row = stats + chunks[i].parameter * kStatColumns;
+    const Outcome& outcome = writer.outcomes()[i];
+    row[kStatSelected] += outcome.selected;
+    row[kStatOverflow] += outcome.tally.overflow;
+    row[kStatUnchanged] += outcome.tally.unchanged;
+  }
+}
+
+void noise_at(const uint64_t* index, int64_t count, const Rng& rng, NoiseKind kind,
+              const Execution& execution, float* z) {
+  const int64_t batches = (count + kNoiseBatch - 1) / kNoiseBatch;
+  const int threads = useful_threads(count, execution.threads);
+  parallel_for(threads, batches, [&](int, int64_t batch) {
+    const int64_t first = batch * kNoiseBatch;
+    const int size = static_cast<int>(std::min<int64_t>(kNoiseBatch, count - first));
+    uint32_t words[kNoiseBatch + 16];
+    float out[kNoiseBatch + 16];
+    execution.kernels->words_at(index + first, size, rng, words);
+    execution.kernels->noise(kind, words, size, out);
+    std::copy(out, out + size, z + first);
+  });
+}
+
+}  // namespace fastunlearn
