@@ -69,7 +69,7 @@ _FAKES: dict[str, Callable[..., Any]] = {
     "topk_select": _fake_select,
     "randomk_perturb_": _fake_stats,
     "randomk_select": _fake_select,
-    "noise": lambda index, rng, kind: torch.empty_like(index, dtype=torch.float32),
+    "noise": lambda index, rng, kind: index.new_empty(index.shape, dtype=torch.float32),
     "rms": lambda tensors: torch.empty(len(tensors), dtype=torch.float64),
 }
 

@@ -1,4 +1,4 @@
-"""The command line: `fastunlearn demo | run | report | info`.
+"""The command line: `fastunlearn demo | run | bench | report | info`.
 
 An error of the user's making is one line on stderr and exit code 2; Ctrl-C keeps what is done,
 reports it, and exits with 130.
@@ -65,6 +65,31 @@ def run(
         from fastunlearn.evaluation.config import load_config
 
         _evaluate(load_config(config), out or Path("runs") / config.stem, resume=resume)
+
+
+@app.command()
+def bench(
+    out: Annotated[
+        Path, typer.Option(help="Folder for the results (JSON) and the picture (PNG).")
+    ] = Path("runs/bench"),
+    seconds: Annotated[
+        float, typer.Option(min=0.1, help="Time for the measurements; what does not fit is named.")
+    ] = 60.0,
+) -> None:
+    """Time the operations on this machine, beside the usual idioms and the memory floor."""
+    from fastunlearn.bench.quick import Interrupted
+    from fastunlearn.bench.quick import run as run_bench
+
+    try:
+        written = run_bench(out, seconds, f"fastunlearn bench --seconds {seconds:g}")
+        code = 0
+    except Interrupted as stop:
+        written, code = stop.written, 130
+    except OSError as error:
+        _fail(error)
+    for path in written:
+        typer.echo(f"{'Picture' if path.suffix == '.png' else 'Results'}: {path}")
+    raise typer.Exit(code)
 
 
 @app.command()

@@ -86,13 +86,14 @@ Chosen CutChoice::read_again(int64_t chunk, ChoiceRoom* room) const {
   const Chunk& found = chunks_[chunk];
   const uint32_t key = rule(chunk).cut.key;
   const int words = num_words(found.count);
-  keys_.scan_chunk(found, found.count, {key, key}, &room->buffer, room->bits, room->ties);
-  clear_from(room->ties, tie_end(chunk), words);
-  Chosen chosen{0, nullptr, room->bits};
-  for (int i = 0; i < words; ++i) {
-    room->bits[i] |= room->ties[i];
-    chosen.count += __builtin_popcountll(room->bits[i]);
-  }
+  const Scan scan =
+      keys_.scan_chunk(found, found.count, {key, key}, &room->buffer, room->bits, room->ties);
+  Chosen chosen{scan.sure, nullptr, room->bits};
+  const int end = tie_end(chunk);
+  if (end == 0 || scan.maybe == 0) return chosen;
+  clear_from(room->ties, end, words);
+  for (int i = 0; i < words; ++i) room->bits[i] |= room->ties[i];
+  chosen.count = kernels_.count(room->bits, words);
   return chosen;
 }
 

@@ -53,11 +53,12 @@ class BitChoice : public Choice {
 class CutChoice : public Choice {
  public:
   CutChoice(const KeyReader& keys, const std::vector<Parameter>& parameters, const Chunks& chunks,
-            const Records& records)
+            const Records& records, const Kernels& kernels)
       : keys_(keys),
         parameters_(parameters),
         chunks_(chunks),
         records_(records),
+        kernels_(kernels),
         rules_(parameters.size()) {}
 
   // Sets the cut of a parameter, and the bracket that its records were made with.
@@ -84,6 +85,7 @@ class CutChoice : public Choice {
   const std::vector<Parameter>& parameters_;
   const Chunks& chunks_;
   const Records& records_;
+  const Kernels& kernels_;
   std::vector<Rule> rules_;
 };
 

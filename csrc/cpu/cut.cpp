@@ -172,10 +172,7 @@ class CutFinder {
   // Number of keys equal to `key` among the first `count` elements of a chunk.
   int count_ties(const Chunk& chunk, int count, uint32_t key, BlockBuffer* buffer) const {
     std::array<uint64_t, kChunk / 64> sure, equal;
-    keys_.scan_chunk(chunk, count, {key, key}, buffer, sure.data(), equal.data());
-    int found = 0;
-    for (int i = 0; i < (count + 63) / 64; ++i) found += __builtin_popcountll(equal[i]);
-    return found;
+    return keys_.scan_chunk(chunk, count, {key, key}, buffer, sure.data(), equal.data()).maybe;
   }
 
   // Ties in each whole chunk, from the records where these tell.

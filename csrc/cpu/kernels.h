@@ -34,16 +34,22 @@ struct Tally {
   int64_t unchanged = 0;  // weights whose new value equals the old one
 };
 
+// What a scan found: the greatest key, and how many bits of each kind it set.
+struct Scan {
+  uint32_t greatest;
+  int sure, maybe;
+};
+
 struct Kernels {
   // Compare the keys of x (shape (count,), count <= kBlock) with a bracket.
   //   sure, maybe: shape (ceil(count / 64),), one bit for each element: key > hi, lo <= key <= hi;
   //   bits beyond count are 0.
-  // Returns the greatest key.
-  uint32_t (*scan_f32)(const float* x, int count, Bracket bracket, uint64_t* sure, uint64_t* maybe);
-  uint32_t (*scan_bf16)(const BFloat16* x, int count, Bracket bracket, uint64_t* sure,
-                        uint64_t* maybe);
-  uint32_t (*scan_f16)(const Float16* x, int count, Bracket bracket, uint64_t* sure,
-                       uint64_t* maybe);
+  Scan (*scan_f32)(const float* x, int count, Bracket bracket, uint64_t* sure, uint64_t* maybe);
+  Scan (*scan_bf16)(const BFloat16* x, int count, Bracket bracket, uint64_t* sure, uint64_t* maybe);
+  Scan (*scan_f16)(const Float16* x, int count, Bracket bracket, uint64_t* sure, uint64_t* maybe);
+
+  // Number of set bits; words: shape (num_words,).
+  int (*count)(const uint64_t* words, int num_words);
 
   // List the set bits of `words` (shape (num_words,)), counted from `first`; returns how many.
   // out: room for as many plus kExpandSlack.

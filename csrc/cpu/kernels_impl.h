@@ -52,8 +52,14 @@ inline void scan_word(const T* x, typename V::I lo, typename V::I hi, typename V
   *maybe = reach & ~above;
 }
 
+inline int count_bits(const uint64_t* words, int num_words) {
+  int count = 0;
+  for (int i = 0; i < num_words; ++i) count += __builtin_popcountll(words[i]);
+  return count;
+}
+
 template <class V, class T>
-uint32_t scan(const T* x, int count, Bracket bracket, uint64_t* sure, uint64_t* maybe) {
+Scan scan(const T* x, int count, Bracket bracket, uint64_t* sure, uint64_t* maybe) {
   using I = typename V::I;
   const I hi = (I)V::splat_u(bracket.hi);
   const I lo = (I)(V::splat_u(bracket.lo) - V::splat_u(1u));  // key >= lo is key > lo - 1
@@ -71,7 +77,8 @@ uint32_t scan(const T* x, int count, Bracket bracket, uint64_t* sure, uint64_t* 
     sure[whole] &= kept;
     maybe[whole] &= kept;
   }
-  return reduce_max<V>(greatest);
+  const int words = (count + 63) / 64;
+  return {reduce_max<V>(greatest), count_bits(sure, words), count_bits(maybe, words)};
 }
 
 // Writes four places for every four bits still to come, which spares most mispredicted exits.
@@ -102,17 +109,21 @@ inline typename V::U pick(const PhiloxBlock<V>& block, typename V::U lane) {
 
 template <class V>
 void words_at(const uint64_t* index, int count, const Rng& rng, uint32_t* words) {
+  using U = typename V::U;
   constexpr int kLanes = V::kLanes;
   for (int i = 0; i < count; i += kLanes) {
     const int filled = count - i < kLanes ? count - i : kLanes;
-    uint32_t low[kLanes] = {}, high[kLanes] = {}, lane[kLanes] = {}, out[kLanes];
-    for (int j = 0; j < filled; ++j) {
-      low[j] = static_cast<uint32_t>(index[i + j] >> 2);
-      high[j] = static_cast<uint32_t>(index[i + j] >> 34);
-      lane[j] = static_cast<uint32_t>(index[i + j] & 3);
+    uint64_t padded[kLanes] = {};
+    const uint64_t* from = index + i;
+    if (filled < kLanes) {
+      std::memcpy(padded, from, filled * sizeof(uint64_t));
+      from = padded;
     }
-    const auto block = philox_block<V>(V::load_u(low), V::load_u(high), rng, kStreamNoise);
-    V::store_u(out, pick<V>(block, V::load_u(lane)));
+    U low, high;
+    V::load_halves(from, &low, &high);
+    const auto block = philox_block<V>(low >> 2 | high << 30, high >> 2, rng, kStreamNoise);
+    uint32_t out[kLanes];
+    V::store_u(out, pick<V>(block, low & V::splat_u(3u)));
     std::memcpy(words + i, out, filled * sizeof(uint32_t));
   }
 }
@@ -281,7 +292,7 @@ void update(T* w, const float* z, const uint64_t* mask, int count, RowChange cha
 
 template <class V>
 constexpr Kernels table() {
-  return {scan<V, float>,   scan<V, BFloat16>,   scan<V, Float16>,  expand,
-          words_at<V>,      words_from<V>,       noise<V>,          permute<V>,
-          update<V, float>, update<V, BFloat16>, update<V, Float16>};
+  return {scan<V, float>, scan<V, BFloat16>, scan<V, Float16>,    count_bits,
+          expand,         words_at<V>,       words_from<V>,       noise<V>,
+          permute<V>,     update<V, float>,  update<V, BFloat16>, update<V, Float16>};
 }

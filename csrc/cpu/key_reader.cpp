@@ -26,8 +26,8 @@ ScoreBlock KeyReader::block(const Chunk& chunk, int first, int count, BlockBuffe
   return {DType::kFloat32, value, count};
 }
 
-uint32_t KeyReader::scan(const ScoreBlock& block, Bracket bracket, uint64_t* sure,
-                         uint64_t* maybe) const {
+Scan KeyReader::scan(const ScoreBlock& block, Bracket bracket, uint64_t* sure,
+                     uint64_t* maybe) const {
   switch (block.dtype) {
     case DType::kBFloat16:
       return kernels_->scan_bf16(static_cast<const BFloat16*>(block.data), block.count, bracket,
@@ -48,14 +48,17 @@ uint32_t KeyReader::at(int parameter, int64_t local) const {
   return key_of(score_of(kind_, weight, score), nan_);
 }
 
-uint32_t KeyReader::scan_chunk(const Chunk& chunk, int count, Bracket bracket, BlockBuffer* buffer,
-                               uint64_t* sure, uint64_t* maybe) const {
-  uint32_t greatest = 0;
+Scan KeyReader::scan_chunk(const Chunk& chunk, int count, Bracket bracket, BlockBuffer* buffer,
+                           uint64_t* sure, uint64_t* maybe) const {
+  Scan all{0, 0, 0};
   for (int first = 0; first < count; first += kBlock) {
     const ScoreBlock found = block(chunk, first, std::min(kBlock, count - first), buffer);
-    greatest = std::max(greatest, scan(found, bracket, sure + first / 64, maybe + first / 64));
+    const Scan part = scan(found, bracket, sure + first / 64, maybe + first / 64);
+    all.greatest = std::max(all.greatest, part.greatest);
+    all.sure += part.sure;
+    all.maybe += part.maybe;
   }
-  return greatest;
+  return all;
 }
 
 }  // namespace fastunlearn

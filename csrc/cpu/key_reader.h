@@ -50,14 +50,14 @@ class KeyReader {
   ScoreBlock block(const Chunk& chunk, int first, int count, BlockBuffer* buffer) const;
 
   // Compares a block with a bracket; see Kernels::scan_f32.
-  uint32_t scan(const ScoreBlock& block, Bracket bracket, uint64_t* sure, uint64_t* maybe) const;
+  Scan scan(const ScoreBlock& block, Bracket bracket, uint64_t* sure, uint64_t* maybe) const;
 
   // Key of one element.
   uint32_t at(int parameter, int64_t local) const;
 
   // Scans elements 0 .. count of a chunk; sure, maybe: shape (ceil(count / 64),).
-  uint32_t scan_chunk(const Chunk& chunk, int count, Bracket bracket, BlockBuffer* buffer,
-                      uint64_t* sure, uint64_t* maybe) const;
+  Scan scan_chunk(const Chunk& chunk, int count, Bracket bracket, BlockBuffer* buffer,
+                  uint64_t* sure, uint64_t* maybe) const;
 
  private:
   const std::vector<Parameter>& parameters_;

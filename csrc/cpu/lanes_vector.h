@@ -51,6 +51,18 @@ struct VectorLanes {
   static inline void store_f(float* to, F x) { std::memcpy(to, &x, sizeof(x)); }
   static inline void store_u(uint32_t* to, U x) { std::memcpy(to, &x, sizeof(x)); }
 
+  // Low and high halves of kLanes numbers.
+  static inline void load_halves(const uint64_t* from, U* low, U* high) {
+    U even = {}, odd = {};
+    for (int i = 0; i < kLanes; ++i) {
+      even[i] = 2 * i;
+      odd[i] = 2 * i + 1;
+    }
+    const U first = load_u(from), second = load_u(from + kLanes / 2);
+    *low = __builtin_shuffle(first, second, even);
+    *high = __builtin_shuffle(first, second, odd);
+  }
+
   // 0, 1, 2, ... in the lanes.
   static inline U iota() {
     U out = {};

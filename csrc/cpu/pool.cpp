@@ -14,12 +14,26 @@
 namespace fastunlearn {
 namespace {
 
+// While alive, this thread is inside a task; a parallel call in there runs on this thread alone,
+// since the pool is taken.
+class Working {
+ public:
+  Working() : before_(now) { now = true; }
+  ~Working() { now = before_; }
+  static thread_local bool now;
+
+ private:
+  const bool before_;
+};
+thread_local bool Working::now = false;
+
 // One parallel_for: workers draw task numbers until none is left.
 struct Job {
   Job(int64_t tasks, TaskRef task_body) : num_tasks(tasks), body(task_body) {}
 
   void work(int worker) {
     const IeeeMode mode;
+    const Working working;
     try {
       for (int64_t task; (task = next.fetch_add(1, std::memory_order_relaxed)) < num_tasks;) {
         body(worker, task);
@@ -110,25 +124,15 @@ Pool& pool() {
   return *found;
 }
 
-// Marks the thread as busy with a parallel call; one inside of it runs on its own thread.
-class Nested {
- public:
-  Nested() { inside = true; }
-  ~Nested() { inside = false; }
-  static thread_local bool inside;
-};
-thread_local bool Nested::inside = false;
-
 }  // namespace
 
 void parallel_for(int threads, int64_t num_tasks, TaskRef body) {
   if (num_tasks == 0) return;
   if (threads > num_tasks) threads = static_cast<int>(num_tasks);
   Job job(num_tasks, body);
-  if (threads <= 1 || Nested::inside) {
+  if (threads <= 1 || Working::now) {
     job.work(0);
   } else {
-    const Nested nested;
     pool().run(threads, &job);
   }
   if (job.failed) std::rethrow_exception(job.failure);

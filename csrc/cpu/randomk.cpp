@@ -35,7 +35,10 @@ class SubsetChoice : public Choice {
  public:
   SubsetChoice(const RandomK& randomk, const std::vector<Domain>& domains, const Chunks& chunks,
                const Execution& execution)
-      : parameters_(randomk.parameters), chunks_(chunks), home_(parameters_.size(), kNowhere) {
+      : parameters_(randomk.parameters),
+        chunks_(chunks),
+        kernels_(*execution.kernels),
+        home_(parameters_.size(), kNowhere) {
     int64_t words = 0;
     for (const Domain& domain : domains) {
       for (size_t i = domain.begin; i < domain.end; ++i) {
@@ -66,9 +69,7 @@ class SubsetChoice : public Choice {
       }
     }
     if (chunk.count % 64 != 0) room->bits[words - 1] &= (uint64_t{1} << chunk.count % 64) - 1;
-    Chosen chosen{0, nullptr, room->bits};
-    for (int i = 0; i < words; ++i) chosen.count += __builtin_popcountll(room->bits[i]);
-    return chosen;
+    return {kernels_.count(room->bits, words), nullptr, room->bits};
   }
 
   int64_t at_most(int64_t chunk) const override { return chunks_[chunk].count; }
@@ -111,6 +112,7 @@ class SubsetChoice : public Choice {
 
   const std::vector<Parameter>& parameters_;
   const Chunks& chunks_;
+  const Kernels& kernels_;
   static constexpr int64_t kNowhere = INT64_MIN;
   std::vector<int64_t> home_;  // bit of flat index 0 for each parameter, or kNowhere
   std::vector<uint64_t> bits_;

@@ -7,12 +7,6 @@
 namespace fastunlearn {
 namespace {
 
-int count_bits(const uint64_t* words, int num_words) {
-  int count = 0;
-  for (int i = 0; i < num_words; ++i) count += __builtin_popcountll(words[i]);
-  return count;
-}
-
 template <class T>
 const T* keep(const T* values, int count, Arena* arena) {
   T* const out = arena->allocate<T>(count);
@@ -44,16 +38,16 @@ class ChunkStream {
   void read_block(const ScoreBlock& block, int first, ChunkRecord* record) {
     const int words = (block.count + 63) / 64;
     uint64_t* const sure = sure_ + first / 64;
-    greatest_ = std::max(greatest_, keys_.scan(block, bracket_, sure, maybe_));
-    record->sure += count_bits(sure, words);
-    const int maybe = count_bits(maybe_, words);
-    if (record->listed && record->maybe + maybe > kMaybeLimit) unlist(record);
-    record->maybe += maybe;
-    if (maybe == 0) return;
+    const Scan found = keys_.scan(block, bracket_, sure, maybe_);
+    greatest_ = std::max(greatest_, found.greatest);
+    record->sure += found.sure;
+    if (record->listed && record->maybe + found.maybe > kMaybeLimit) unlist(record);
+    record->maybe += found.maybe;
+    if (found.maybe == 0) return;
     if (record->listed) {
       list_maybe(block, first, words, record);
     } else {
-      collect_inside(block, first, words, maybe, record);
+      collect_inside(block, words, found, record);
     }
   }
 
@@ -79,19 +73,18 @@ class ChunkStream {
   }
 
   // The ends are told from the inside by a second scan, with the bracket drawn in by one.
-  void collect_inside(const ScoreBlock& block, int first, int words, int maybe,
-                      ChunkRecord* record) {
+  void collect_inside(const ScoreBlock& block, int words, Scan outer, ChunkRecord* record) {
     if (bracket_.lo == bracket_.hi) {
-      record->at_hi += maybe;
+      record->at_hi += outer.maybe;
       return;
     }
     uint64_t reach[kBlock / 64], inside[kBlock / 64];
-    keys_.scan(block, {bracket_.lo + 1, bracket_.hi - 1}, reach, inside);
-    const int at_hi = count_bits(reach, words) - count_bits(sure_ + first / 64, words);
-    const int found = kernels_.expand(inside, words, 0, place_);
-    for (int i = 0; i < found; ++i) key_[num_keys_++] = block.key(place_[i]);
+    const Scan inner = keys_.scan(block, {bracket_.lo + 1, bracket_.hi - 1}, reach, inside);
+    kernels_.expand(inside, words, 0, place_);
+    for (int i = 0; i < inner.maybe; ++i) key_[num_keys_++] = block.key(place_[i]);
+    const int at_hi = inner.sure - outer.sure;
     record->at_hi += at_hi;
-    record->at_lo += maybe - at_hi - found;
+    record->at_lo += outer.maybe - at_hi - inner.maybe;
   }
 
   void keep_sure(int words, Arena* arena, ChunkRecord* record) {

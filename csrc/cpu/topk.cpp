@@ -19,7 +19,7 @@ class Selection {
         chunks_(topk.parameters),
         keys_(topk.parameters, topk.score, topk.nan, execution.kernels),
         records_(chunks_.size(), execution.threads),
-        choice_(keys_, topk.parameters, chunks_, records_) {}
+        choice_(keys_, topk.parameters, chunks_, records_, *execution.kernels) {}
 
   const Chunks& chunks() const { return chunks_; }
   const Choice& choice() const {
@@ -70,7 +70,7 @@ class Selection {
     for (size_t i = begin; i < end; ++i) {
       choice_.set(i, cut, bracket);
       int64_t* const row = stats + i * kStatColumns;
-      row[kStatThreshold] = cut.ties > 0 ? cut.key : -1;
+      row[kStatThreshold] = cut.ties > 0 ? int64_t{cut.key} : -1;
       row[kStatTies] = cut.ties;
       row[kStatTiesTaken] = cut.ties_taken;
     }
@@ -91,11 +91,10 @@ class Selection {
       if (!rooms[worker]) rooms[worker].reset(new ChoiceRoom);
       ChoiceRoom* const room = rooms[worker].get();
       const int count = chunks_[number].count;
-      keys_.scan_chunk(chunks_[number], count, {kInfinityKey, kInfinityKey}, &room->buffer,
-                       room->bits, room->ties);
-      for (int i = 0; i < (count + 63) / 64; ++i) {
-        found[number] += __builtin_popcountll(room->bits[i]);
-      }
+      const Bracket infinity{kInfinityKey, kInfinityKey};
+      found[number] =
+          keys_.scan_chunk(chunks_[number], count, infinity, &room->buffer, room->bits, room->ties)
+              .sure;
     });
     for (int64_t i = 0; i < chunks_.size(); ++i) {
       stats[chunks_[i].parameter * kStatColumns + kStatNan] += found[i];

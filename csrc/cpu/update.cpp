@@ -129,8 +129,7 @@ class Writer {
     for (int first = 0; first < found.count; first += kNoiseBatch) {
       const int count = std::min(kNoiseBatch, found.count - first);
       const uint64_t* const mask = chosen.bits + first / 64;
-      int selected = 0;
-      for (int i = 0; i < (count + 63) / 64; ++i) selected += __builtin_popcountll(mask[i]);
+      const int selected = kernels_.count(mask, (count + 63) / 64);
       if (selected * kDenseShare >= count) {
         write_dense<T>(chunk, first, count, mask, room);
       } else if (selected > 0) {
@@ -254,9 +253,9 @@ class Screen {
       if (!rooms[worker]) rooms[worker].reset(new ChoiceRoom);
       ChoiceRoom* const room = rooms[worker].get();
       const Chunk& chunk = chunks_[number];
-      const uint32_t greatest = keys.scan_chunk(chunk, chunk.count, {kMagnitude, kMagnitude},
-                                                &room->buffer, room->bits, room->ties);
-      if (greatest > limit(chunk.parameter)) failed[worker] = 1;
+      const Scan scan = keys.scan_chunk(chunk, chunk.count, {kMagnitude, kMagnitude}, &room->buffer,
+                                        room->bits, room->ties);
+      if (scan.greatest >= limit(chunk.parameter)) failed[worker] = 1;
     });
     return std::find(failed.begin(), failed.end(), 1) == failed.end();
   }
@@ -267,7 +266,8 @@ class Screen {
     return parameters;
   }
 
-  // Half of the greatest finite value, where the noise stays below the other half.
+  // Half of the greatest finite value where the noise stays below the other half, else 0;
+  // magnitudes below it cannot overflow.
   uint32_t limit(int parameter) const {
     constexpr double kMostNoise = 16;  // beyond every distribution of 32-bit words
     constexpr double kMaxHalf = 65504;

@@ -70,4 +70,6 @@ def selected(
     for base, size, count in domains:
         if count:
             for index in subset(size, count, rng, base):
-                yield locate(index.to(device), parts)
+                found = locate(index.to(device), parts)
+                if found:  # else none of them is a part's: a shard may meet a batch of others'
+                    yield found
