@@ -1,1 +1,1 @@
-"""Benchmarks beside the idioms that users write today."""
+"""Benchmarks beside the idioms that users write today; the engine is `fastunlearn.bench`."""

@@ -18,7 +18,9 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "docs/results/mnist-5-seeds.json"
 SWEEP = ROOT / "docs/results/sweep.json"
-FALLBACK = ROOT / "benchmarks/results/fallback-amd-epyc-2core.json"
+BENCHMARKS = ROOT / "benchmarks/results"
+FALLBACK = BENCHMARKS / "fallback-amd-epyc-2core.json"
+NOT_MEASURED = "Not measured yet."
 PAGES = ("README.md", "docs/method.md", "docs/performance.md")
 
 
@@ -75,6 +77,8 @@ def sweep_table() -> str:
 
 def fallback_table() -> str:
     """Times and peak memory of the fallback and its peers."""
+    if not FALLBACK.exists():
+        return NOT_MEASURED
     results = load(FALLBACK)
     facts = results["environment"]
     lines = [
@@ -95,10 +99,95 @@ def fallback_table() -> str:
     return "\n".join(lines)
 
 
+def measured(pattern: str) -> list[dict[str, Any]]:
+    """The benchmark results whose file names match, newest first."""
+    found = [load(path) for path in sorted(BENCHMARKS.glob(pattern))]
+    return sorted(found, key=lambda results: results["environment"]["date"], reverse=True)
+
+
+def machine_line(facts: dict[str, Any]) -> str:
+    """What a table was measured on, and the command that does it again."""
+    return (
+        f"{facts['cpu']}, {facts['threads']} threads, {facts['simd']}, torch {facts['torch']},"
+        f" {facts['date']}, `{facts['command']}`:"
+    )
+
+
+def is_plain(row: dict[str, Any]) -> bool:
+    """Whether a row of the full results is of the machine as it is: all threads, best level."""
+    return "threads" not in row and "simd" not in row
+
+
+def is_headline(row: dict[str, Any]) -> bool:
+    """Whether a row belongs in the README."""
+    usual = row["values"] == "normal" and row["dtype"] == "fp32" and row["k"] in (0.01, 0.5)
+    sized = row["layout"] in ("ResNet-18", "BERT-base") or row["numel"] >= 10**8
+    return is_plain(row) and usual and sized and (row["layout"] == "one tensor" or row["k"] == 0.01)
+
+
+def bench_table(choose: Callable[[dict[str, Any]], bool], extra: str | None = None) -> str:
+    """Rows of the newest full results; `extra` names a field with a column of its own."""
+    from fastunlearn.bench.cases import OURS
+    from fastunlearn.bench.results import times_floor
+    from fastunlearn.bench.table import SHORT, ratio
+
+    found = measured("cpu-*.json")
+    rows = [row for row in found[0]["rows"] if choose(row)] if found else []
+    if not rows:
+        return NOT_MEASURED
+    columns = ["case", *([extra] if extra else []), "ms", "GB/s", "x floor", "extra MiB"]
+    columns.append("times faster than")
+    lines = [machine_line(found[0]["environment"]), "", f"| {' | '.join(columns)} |"]
+    lines.append("|---" * len(columns) + "|")
+    for row in rows:
+        ours, floor, memory = row["ms"][OURS], times_floor(row), row["peak_extra_mib"].get(OURS)
+        peers = [f"{SHORT[m]} {ratio(ms / ours)}" for m, ms in row["ms"].items() if m in SHORT]
+        cells = [row["label"], *([str(row[extra])] if extra else []), f"{ours:.3g}"]
+        cells.append("" if row["floor_bytes"] is None else f"{row['floor_bytes'] / ours / 1e6:.1f}")
+        cells += [
+            "" if floor is None else f"{floor:.2f}",
+            "" if memory is None else f"{memory:.0f}",
+        ]
+        lines.append(f"| {' | '.join([*cells, ', '.join(peers)])} |")
+    return "\n".join(lines)
+
+
+def check_table() -> str:
+    """The bars, and what each machine and SIMD level reaches, newest first."""
+    found = measured("check-*.json")
+    if not found:
+        return NOT_MEASURED
+    lines = [f"- **{i}**: {machine_line(r['environment'])[:-1]}" for i, r in enumerate(found, 1)]
+    columns = ["case", "what", "bar", "beyond", *(f"measured, {i + 1}" for i in range(len(found)))]
+    lines += ["", f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
+    rows = {
+        (row["row"], row["what"]): row for results in reversed(found) for row in results["rows"]
+    }
+    for place, row in rows.items():
+        sign = "≥" if row["at_least"] else "≤"
+        marks = ["" if row[m] is None else f"{sign} {row[m]:g}" for m in ("limit", "beyond")]
+        values = []
+        for results in found:
+            own = next((r for r in results["rows"] if (r["row"], r["what"]) == place), None)
+            values.append("" if own is None else _check_cell(own))
+        lines.append(f"| {' | '.join([*place, *marks, *values])} |")
+    return "\n".join(lines)
+
+
+def _check_cell(row: dict[str, Any]) -> str:
+    value = "" if row["measured"] is None else f"{row['measured']:.3g}{row['unit']}"
+    return value if row["verdict"] == "no bar" else f"{value} {row['verdict']}".strip()
+
+
 BLOCKS: dict[str, Callable[[], str]] = {
     "results": results_table,
     "sweep": sweep_table,
     "fallback": fallback_table,
+    "performance": lambda: bench_table(is_headline),
+    "check": check_table,
+    "full": lambda: bench_table(is_plain),
+    "threads": lambda: bench_table(lambda row: "threads" in row, "threads"),
+    "simd": lambda: bench_table(lambda row: "simd" in row, "simd"),
 }
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import secrets
-from collections.abc import Iterable, Mapping
-from typing import cast
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -13,9 +14,9 @@ from torch._compile import _disable_dynamo
 from fastunlearn._ops import Stat, backend_of, ops
 from fastunlearn._version import __version__
 from fastunlearn.receipt import Receipt, TensorReceipt, key_to_score, seed_commitment
-from fastunlearn.selection import Call, threshold_of
+from fastunlearn.selection import Call, Tally, tally
 from fastunlearn.strategies import Strategy, TopK
-from fastunlearn.targets import MissingGrad, Parameters, Scores, Target
+from fastunlearn.targets import MissingGrad, Parameters, Scores, Target, shortcut
 
 
 @_disable_dynamo
@@ -69,10 +70,11 @@ def perturb_(
     call = Call.prepare("perturb_", target, strategy, scores, seed, step, missing_grad)
     scale = _scale(call)
     stats = _run(call, scale, allow_overflow)
-    call.refuse_nan(stats)
-    if not allow_overflow:
+    total = tally(stats)
+    call.refuse_nan(stats, total)
+    if not allow_overflow and total.sums[Stat.OVERFLOW]:
         _refuse_overflow(call.parameters, stats)
-    return _receipt(call, scale, stats, keep_seed)
+    return _receipt(call, scale, stats, total, keep_seed)
 
 
 def _scale(call: Call) -> Tensor:
@@ -80,7 +82,10 @@ def _scale(call: Call) -> Tensor:
     tensors = call.parameters.tensors
     if call.strategy.rel_std is None:
         std = cast(float, call.strategy.std)
-        return torch.full((len(tensors),), std, dtype=torch.float64, device="cpu")
+        scale = shortcut("filled")(len(tensors), std)
+        if scale is None:
+            scale = torch.full((len(tensors),), std, dtype=torch.float64, device="cpu")
+        return scale
     if not tensors:
         return torch.empty(0, dtype=torch.float64, device="cpu")
     scale = ops.rms(tensors) * call.strategy.rel_std
@@ -101,59 +106,91 @@ def _run(call: Call, scale: Tensor, allow_overflow: bool) -> Tensor:
     written = (strategy.noise, strategy.mode, allow_overflow, parameters.layout)
     if isinstance(strategy, TopK):
         ranked = (call.score_kind, strategy.nan)
-        return ops.topk_perturb_(parameters.tensors, call.scores, *drawn, *ranked, *written)
-    return ops.randomk_perturb_(parameters.tensors, *drawn, *written, parameters.numel)
+        tensors = (parameters.tensors, call.scores)
+        return _dispatch("topk_perturb_", *tensors, *drawn, *ranked, *written)
+    return _dispatch("randomk_perturb_", parameters.tensors, *drawn, *written, parameters.numel)
+
+
+def _dispatch(name: str, *arguments: Any) -> Tensor:
+    stats = shortcut(name)(*arguments)
+    return getattr(ops, name)(*arguments) if stats is None else stats
 
 
 def _refuse_overflow(parameters: Parameters, stats: Tensor) -> None:
     counts = stats[:, Stat.OVERFLOW].tolist()
-    if any(counts):
-        pairs = zip(parameters.names, parameters.tensors, counts, strict=True)
-        name, tensor, count = next(pair for pair in pairs if pair[2])
-        raise ValueError(
-            f"perturb_: noise must leave {tensor.dtype} weights finite, got {sum(counts)} that "
-            f"overflow, {count} of them in {name!r}; allow_overflow=True accepts them"
-        )
+    triples = zip(parameters.names, parameters.dtypes, counts, strict=True)
+    name, dtype, count = next(triple for triple in triples if triple[2])
+    raise ValueError(
+        f"perturb_: noise must leave {dtype} weights finite, got {sum(counts)} that "
+        f"overflow, {count} of them in {name!r}; allow_overflow=True accepts them"
+    )
 
 
-def _receipt(call: Call, scale: Tensor, stats: Tensor, keep_seed: bool) -> Receipt:
+def _receipt(call: Call, scale: Tensor, stats: Tensor, total: Tally, keep_seed: bool) -> Receipt:
+    """Tell what was done. The receipt keeps no tensor of the call, and the seed only on request."""
     parameters = call.parameters
-    rows, scales = stats.tolist(), scale.tolist()
-    kind = "topk_perturb_" if isinstance(call.strategy, TopK) else "randomk_perturb_"
     device = parameters.tensors[0].device if parameters.tensors else torch.device("cpu")
-    ties = [(row[Stat.TIES], row[Stat.TIES_TAKEN]) for row in rows]
-    ties = ties if call.per_tensor else ties[:1]
-    threshold = threshold_of(call.strategy, stats)
-    return Receipt(
-        version=__version__,
-        op="perturb_",
-        backend=backend_of(kind, device),
-        device=str(device),
-        strategy=call.strategy.to_dict(),
-        n=parameters.numel,
-        k=sum(call.k),
-        count=sum(row[Stat.SELECTED] for row in rows),
-        threshold=None if isinstance(threshold, tuple) else threshold,
-        ties=sum(total for total, _ in ties),
-        ties_taken=sum(taken for _, taken in ties),
-        overflow=sum(row[Stat.OVERFLOW] for row in rows),
-        unchanged=sum(row[Stat.UNCHANGED] for row in rows),
-        tensors=tuple(
-            TensorReceipt(
-                name=name,
-                shape=tuple(tensor.shape),
-                dtype=str(tensor.dtype).removeprefix("torch."),
-                selected=row[Stat.SELECTED],
-                scale=std,
-                threshold=key_to_score(row[Stat.THRESHOLD]),
-            )
-            for name, tensor, row, std in zip(
-                parameters.names, parameters.tensors, rows, scales, strict=True
-            )
-        ),
-        seed_commitment=seed_commitment(call.seed),
-        seed=call.seed if keep_seed else None,
-        step=call.step,
+    commitment = seed_commitment(call.seed)
+    seed = call.seed if keep_seed else None
+    size = (parameters.numel, sum(call.k))
+    described = (parameters.names, parameters.shapes, parameters.dtypes)
+    return Receipt.deferred(
+        functools.partial(_totals, call.strategy, device, size, total, commitment, seed, call.step),
+        functools.partial(_entries, *described, scale, stats),
+    )
+
+
+def _totals(
+    strategy: Strategy,
+    device: torch.device,
+    size: tuple[int, int],
+    total: Tally,
+    commitment: str,
+    seed: int | None,
+    step: int,
+) -> dict[str, Any]:
+    top_k, first, sums = isinstance(strategy, TopK), total.first, total.sums
+    shared = first if strategy.scope == "global" else []
+    ties = shared or sums
+    return {
+        "version": __version__,
+        "op": "perturb_",
+        "backend": backend_of("topk_perturb_" if top_k else "randomk_perturb_", device),
+        "device": str(device),
+        "strategy": strategy.to_dict(),
+        "n": size[0],
+        "k": size[1],
+        "count": sums[Stat.SELECTED],
+        "threshold": key_to_score(shared[Stat.THRESHOLD]) if shared and top_k else None,
+        "ties": ties[Stat.TIES],
+        "ties_taken": ties[Stat.TIES_TAKEN],
+        "overflow": sums[Stat.OVERFLOW],
+        "unchanged": sums[Stat.UNCHANGED],
+        "seed_commitment": commitment,
+        "seed": seed,
+        "step": step,
+    }
+
+
+def _entries(
+    names: Sequence[str],
+    shapes: Sequence[tuple[int, ...]],
+    dtypes: Sequence[torch.dtype],
+    scale: Tensor,
+    stats: Tensor,
+) -> tuple[TensorReceipt, ...]:
+    return tuple(
+        TensorReceipt(
+            name=name,
+            shape=shape,
+            dtype=str(dtype).removeprefix("torch."),
+            selected=row[Stat.SELECTED],
+            scale=std,
+            threshold=key_to_score(row[Stat.THRESHOLD]),
+        )
+        for name, shape, dtype, std, row in zip(
+            names, shapes, dtypes, scale.tolist(), stats.tolist(), strict=True
+        )
     )
 
 

@@ -6,8 +6,9 @@ import dataclasses
 import hashlib
 import json
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 
 def seed_commitment(seed: int) -> str:
@@ -92,6 +93,41 @@ class Receipt:
     seed_commitment: str
     seed: int | None
     step: int
+
+    @classmethod
+    def deferred(
+        cls, totals: Callable[[], dict[str, Any]], tensors: Callable[[], tuple[TensorReceipt, ...]]
+    ) -> Receipt:
+        """Make a receipt whose fields are computed when they are first looked at.
+
+        Few receipts are read, and writing one takes longer than a small call itself.
+
+        Args:
+            totals: gives every field but `tensors`.
+            tensors: gives that one. Each may be called once for each thread that asks.
+        """
+        receipt = object.__new__(cls)
+        state = vars(receipt)  # a frozen class allows no assignment
+        state["_totals"], state["_tensors"] = totals, tensors
+        return receipt
+
+    if not TYPE_CHECKING:  # so that mypy still finds a misspelt field
+
+        def __getattr__(self, name: str) -> Any:
+            """Compute the fields that `deferred` left for later."""
+            state = vars(self)
+            if name == "tensors" and (tensors := state.get("_tensors")):
+                state["tensors"] = tensors()
+                state.pop("_tensors", None)  # only now: another thread may be here too
+            elif totals := state.get("_totals"):
+                state.update(totals())
+                state.pop("_totals", None)
+            if name not in state:
+                raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+            return state[name]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
 
     def to_dict(self) -> dict[str, Any]:
         """Nested dict of JSON types; an infinite threshold becomes the string "inf"."""

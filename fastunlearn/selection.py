@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -22,6 +22,7 @@ from fastunlearn.targets import (
     Target,
     match_scores,
     resolve,
+    shortcut,
     with_gradients,
 )
 
@@ -118,13 +119,13 @@ def select(
     call = Call.prepare("select", target, strategy, scores, seed, step, missing_grad)
     parameters = call.parameters
     packed, stats = _run_select(call)
-    call.refuse_nan(stats)
+    call.refuse_nan(stats, tally(stats))
     counts = stats[:, Stat.SELECTED].tolist()
     return Selection(
         strategy=strategy,
         count=sum(counts),
         counts=dict(zip(parameters.names, counts, strict=True)),
-        threshold=threshold_of(strategy, stats),
+        threshold=_threshold(strategy, stats[:, Stat.THRESHOLD].tolist()),
         _packed=dict(zip(parameters.names, packed, strict=True)),
         _shapes={n: t.shape for n, t in zip(parameters.names, parameters.tensors, strict=True)},
     )
@@ -154,16 +155,37 @@ def _run_select(call: Call) -> tuple[Sequence[Tensor], Tensor]:
     )
 
 
-def threshold_of(strategy: Strategy, stats: Tensor) -> float | tuple[float | None, ...] | None:
-    """Read the threshold, or under the scope "tensor" the thresholds, from the statistics."""
-    scores = [key_to_score(key) for key in stats[:, Stat.THRESHOLD].tolist()]
-    if not isinstance(strategy, TopK) or not scores:
+def _threshold(strategy: Strategy, keys: Sequence[int]) -> float | tuple[float | None, ...] | None:
+    if not isinstance(strategy, TopK) or not keys:
         return None
-    return tuple(scores) if strategy.scope == "tensor" else scores[0]
+    if strategy.scope == "tensor":
+        return tuple(map(key_to_score, keys))
+    return key_to_score(keys[0])
 
 
-@dataclass(frozen=True)
-class Call:
+class Tally(NamedTuple):
+    """Statistics of a whole call.
+
+    Attributes:
+        first: those of the first tensor, which are those of every tensor in the columns that tell
+            of the selection problem where all share one; empty where there is no tensor.
+        sums: over all tensors.
+    """
+
+    first: list[int]
+    sums: list[int]
+
+
+def tally(stats: Tensor) -> Tally:
+    """Sum up the statistics of an operation, int64, shape (number of tensors, len(Stat))."""
+    found = shortcut("tally")(stats)
+    if found is not None:
+        return Tally(*found)
+    rows = stats.tolist()
+    return Tally(rows[0] if rows else [], [sum(row[stat] for row in rows) for stat in Stat])
+
+
+class Call(NamedTuple):
     """A validated call of `select` or `perturb_`, in the terms of the operations."""
 
     strategy: Strategy
@@ -210,13 +232,16 @@ class Call:
     @property
     def rng(self) -> Tensor:
         """The op argument `rng`: seed and step, int64, the seed as two's complement."""
+        pair = shortcut("rng_pair")(self.seed, self.step)
+        if pair is not None:
+            return pair
         seed = self.seed - (1 << 64) if self.seed >> 63 else self.seed
         return torch.tensor([seed, self.step], device="cpu")
 
-    def refuse_nan(self, stats: Tensor) -> None:
+    def refuse_nan(self, stats: Tensor, total: Tally) -> None:
         """Raise if the operation met a NaN score that the strategy refuses."""
-        counts = stats[:, Stat.NAN].tolist()
-        if any(counts):
+        if total.sums[Stat.NAN]:
+            counts = stats[:, Stat.NAN].tolist()
             first = next(name for name, c in zip(self.parameters.names, counts, strict=True) if c)
             raise ValueError(
                 f"{self.parameters.op}: scores must not be NaN, got {sum(counts)} NaN, the first "

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -97,9 +96,8 @@ class Strategy:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-serialisable form, with the strategy's name under "name"."""
-        fields = dataclasses.asdict(self)
-        fields["include"], fields["exclude"] = list(self.include), list(self.exclude)
-        return {"name": self.name, **fields}
+        patterns = {"include": list(self.include), "exclude": list(self.exclude)}
+        return {"name": self.name, **vars(self), **patterns}
 
 
 @dataclass(frozen=True)

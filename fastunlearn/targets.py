@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+import functools
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from fastunlearn import _extension
 from fastunlearn.overlap import overlapping_pair, overlaps_itself
 from fastunlearn.strategies import Strategy
 
@@ -20,35 +22,51 @@ MissingGrad = Literal["error", "skip"]
 _DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 
-@dataclass(frozen=True)
-class Parameters:
+def _declines(*_: Any) -> None:
+    """The shortcut that is not there."""
+
+
+@functools.cache
+def shortcut(name: str) -> Callable[..., Any]:
+    """Find a shortcut of the compiled border (csrc/binding/border.cpp).
+
+    Returns:
+        A function that gives None, or False, where it does not vouch for its arguments, as it
+        always does without the extension. The caller then goes the long way, which decides.
+    """
+    return getattr(_extension.load(), name, _declines)
+
+
+class Parameters(NamedTuple):
     """The parameters that take part, in flat-index order.
 
     Attributes:
         op: name of the calling operation, for messages.
-        names: one for each tensor.
+        names, shapes, dtypes: one for each tensor.
         tensors: the parameters themselves, not copies.
+        layout: the op argument `layout`: every tensor whole, one after the other.
+        numel: size of the flat index space.
     """
 
     op: str
-    names: list[str]
+    names: Sequence[str]
     tensors: list[Tensor]
+    shapes: list[tuple[int, ...]]
+    dtypes: list[torch.dtype]
+    layout: list[int]
+    numel: int
 
-    @property
-    def numel(self) -> int:
-        """Size of the flat index space."""
-        return sum(tensor.numel() for tensor in self.tensors)
-
-    @property
-    def layout(self) -> list[int]:
-        """The op argument `layout`: every tensor whole, one after the other."""
-        packed: list[int] = []
+    @staticmethod
+    def of(op: str, names: Sequence[str], tensors: list[Tensor]) -> Parameters:
+        """Describe tensors that are known to be valid."""
+        layout: list[int] = []
         base = 0
-        for tensor in self.tensors:
+        for tensor in tensors:
             row = max(tensor.numel(), 1)
-            packed += (base, row, row)
+            layout += (base, row, row)
             base += tensor.numel()
-        return packed
+        shapes = [tuple(tensor.shape) for tensor in tensors]
+        return Parameters(op, names, tensors, shapes, [t.dtype for t in tensors], layout, base)
 
     def counts(self, strategy: Strategy) -> list[int]:
         """The op argument `k`: one count, or one for each tensor under the scope "tensor".
@@ -58,7 +76,7 @@ class Parameters:
         """
         sizes = [self.numel]
         if strategy.scope == "tensor":
-            sizes = [tensor.numel() for tensor in self.tensors]
+            sizes = [math.prod(shape) for shape in self.shapes]
         counts = [strategy.count(size) for size in sizes]
         for size, count in zip(sizes, counts, strict=True):
             if count > size:
@@ -89,9 +107,57 @@ def resolve(op: str, target: Target, strategy: Strategy) -> Parameters:
         ValueError: parameters overlap in memory, or are spread over several devices; or the
             patterns leave none of them.
     """
+    items = _items(op, target)
+    if not (strategy.include or strategy.exclude) and (plain := _usual(op, items)):
+        return plain
+    kept = _kept(op, items, strategy)
+    if plain := _usual(op, kept):
+        return plain
+    for name, tensor in kept:
+        _check_tensor(op, "parameter", name, tensor)
+    parameters = Parameters.of(op, [name for name, _ in kept], [tensor for _, tensor in kept])
+    _check_memory(parameters)
+    return parameters
+
+
+def _items(op: str, target: Any) -> list[Any]:
+    """What the target holds: tensors, or pairs of a name and a tensor."""
+    if isinstance(target, (list, tuple)):  # first, since the tests below are slow to say no
+        return list(target)
+    if isinstance(target, nn.Module):
+        return list(target.named_parameters(remove_duplicate=False))
+    if isinstance(target, Mapping):
+        return list(target.items())
+    if isinstance(target, Iterable) and not isinstance(target, (Tensor, str)):
+        return list(target)
+    raise TypeError(
+        f"{op}: target must be a module, a mapping or an iterable of parameters, got "
+        f"{type(target).__name__}"
+    )
+
+
+def _usual(op: str, items: list[Any]) -> Parameters | None:
+    """The parameters, where they are many of the usual kind: named apart, disjoint, on one device.
+
+    Everything that `resolve` checks is checked; None says that something is unusual, not wrong.
+    """
+    found = shortcut("survey")(items)
+    if found is None:
+        return None
+    return Parameters(op, found[0] or _numbers(len(items)), *found[1:])
+
+
+@functools.lru_cache(maxsize=16)
+def _numbers(count: int) -> tuple[str, ...]:
+    """Names of parameters that were given none."""
+    return tuple(map(str, range(count)))
+
+
+def _kept(op: str, items: list[Any], strategy: Strategy) -> list[tuple[str, Any]]:
+    """The parameters that the patterns let take part, each once, under its first name."""
     found: dict[int, tuple[Any, list[str]]] = {}
     seen: set[str] = set()
-    for name, tensor in _named(op, target):
+    for name, tensor in _named(op, items):
         if name in seen:
             raise ValueError(f"{op}: parameter names must be unique, got {name!r} twice")
         seen.add(name)
@@ -102,28 +168,13 @@ def resolve(op: str, target: Target, strategy: Strategy) -> Parameters:
             f"{op}: include and exclude must leave at least one parameter, got "
             f"include={list(strategy.include)}, exclude={list(strategy.exclude)}"
         )
-    for name, tensor in kept:
-        _check_tensor(op, "parameter", name, tensor)
-    parameters = Parameters(op, [name for name, _ in kept], [tensor for _, tensor in kept])
-    _check_memory(parameters)
-    return parameters
+    return kept
 
 
-def _named(op: str, target: Any) -> Iterator[tuple[str, Any]]:
-    if isinstance(target, nn.Module):
-        yield from target.named_parameters(remove_duplicate=False)
-    elif isinstance(target, Mapping):
-        for name, tensor in target.items():
-            yield _checked_name(op, name), tensor
-    elif isinstance(target, Iterable) and not isinstance(target, (Tensor, str)):
-        for number, item in enumerate(target):
-            pair = isinstance(item, tuple) and len(item) == 2
-            yield (_checked_name(op, item[0]), item[1]) if pair else (str(number), item)
-    else:
-        raise TypeError(
-            f"{op}: target must be a module, a mapping or an iterable of parameters, got "
-            f"{type(target).__name__}"
-        )
+def _named(op: str, items: list[Any]) -> Iterator[tuple[str, Any]]:
+    for number, item in enumerate(items):
+        pair = isinstance(item, tuple) and len(item) == 2
+        yield (_checked_name(op, item[0]), item[1]) if pair else (str(number), item)
 
 
 def _checked_name(op: str, name: Any) -> str:
@@ -183,6 +234,9 @@ def with_gradients(parameters: Parameters, missing: MissingGrad) -> tuple[Parame
     Raises:
         ValueError: a parameter has no gradient and `missing` is "error"; all are listed.
     """
+    gradients = shortcut("gradients")(parameters.tensors)
+    if gradients is not None:
+        return parameters, gradients
     op = parameters.op
     pairs = list(zip(parameters.names, parameters.tensors, strict=True))
     absent = [name for name, tensor in pairs if tensor.grad is None]
@@ -193,9 +247,8 @@ def with_gradients(parameters: Parameters, missing: MissingGrad) -> tuple[Parame
         )
     kept = [(name, tensor) for name, tensor in pairs if tensor.grad is not None]
     names, tensors = [name for name, _ in kept], [tensor for _, tensor in kept]
-    gradients = {name: tensor.grad for name, tensor in kept}
-    chosen = Parameters(op, names, tensors)
-    return chosen, match_scores(chosen, gradients)
+    chosen = Parameters.of(op, names, tensors)
+    return chosen, match_scores(chosen, {name: tensor.grad for name, tensor in kept})
 
 
 def match_scores(parameters: Parameters, scores: Mapping[str, Any] | Sequence[Any]) -> list[Tensor]:
@@ -221,6 +274,8 @@ def match_scores(parameters: Parameters, scores: Mapping[str, Any] | Sequence[An
             raise ValueError(
                 f"{op}: scores must have {len(parameters.names)} tensors, got {len(values)}"
             )
+    if shortcut("fit")(parameters.tensors, values):
+        return values
     for name, tensor, value in zip(parameters.names, parameters.tensors, values, strict=True):
         _check_tensor(op, "score of", name, value)
         for attribute in ("shape", "device"):

@@ -181,7 +181,56 @@ def test_info_as_text_and_json():
     assert facts["torch"] in text and "backend" in text and "extension" in text
 
 
-@pytest.mark.parametrize("command", [[], ["demo"], ["run"], ["report"], ["info"]])
+def bench_plan(monkeypatch):
+    """Shorten the plan of `bench` to a case that takes no time."""
+    from fastunlearn.bench import quick
+    from fastunlearn.bench.cases import Case
+    from fastunlearn.bench.patterns import Data
+
+    case = Case(Data("one tensor", 1000))
+    monkeypatch.setattr(quick, "plan", lambda: [(case, ("cat + topk + index_add_",))] * 2)
+    return quick
+
+
+def test_bench_prints_a_table_and_writes_results(tmp_path, monkeypatch):
+    bench_plan(monkeypatch)
+    result = invoke("bench", "--out", tmp_path / "out", "--seconds", 30)
+    assert result.exit_code == 0, result.output
+    assert "x floor" in result.stdout and "Top-K 1 %, one tensor, 1e3" in result.stdout
+    (path,) = (tmp_path / "out").glob("quick-*.json")
+    assert f"Results: {path}" in result.stdout
+    results = json.loads(path.read_text())
+    assert results["environment"]["command"] == "fastunlearn bench --seconds 30"
+    assert len(results["rows"]) == 2 and set(results["rows"][0]["ms"]) >= {"fastunlearn"}
+
+
+def test_bench_refuses_a_bad_folder_before_it_measures(tmp_path, monkeypatch):
+    quick = bench_plan(monkeypatch)
+    monkeypatch.setattr(quick, "measure", lambda *_, **__: pytest.fail("measured"))
+    blocked = tmp_path / "file"
+    blocked.write_text("")
+    assert "file" in one_line_error(invoke("bench", "--out", blocked))
+    assert invoke("bench", "--seconds", 0).exit_code == 2
+
+
+def test_ctrl_c_in_bench_keeps_what_is_done(tmp_path, monkeypatch):
+    quick = bench_plan(monkeypatch)
+    real, calls = quick.measure, []
+
+    def stop(*arguments, **options):
+        calls.append(1)
+        if len(calls) > 1:
+            raise KeyboardInterrupt
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(quick, "measure", stop)
+    result = invoke("bench", "--out", tmp_path, "--seconds", 30)
+    assert result.exit_code == 130 and "by Ctrl-C" in result.stdout
+    (path,) = tmp_path.glob("quick-*.json")
+    assert len(json.loads(path.read_text())["rows"]) == 1
+
+
+@pytest.mark.parametrize("command", [[], ["demo"], ["run"], ["bench"], ["report"], ["info"]])
 def test_help(command):
     result = invoke(*command, "--help")
     assert result.exit_code == 0 and "Usage" in result.stdout

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "binding/backend.h"
+#include "binding/border.h"
 #include "cpu/read.h"
 
 #if !defined(FASTUNLEARN_VERSION) || !defined(FASTUNLEARN_CXX_FLAGS)
@@ -109,5 +110,6 @@ PYBIND11_MODULE(_C, module) {
              "Choose the SIMD level; all give the same bits. ValueError where the CPU lacks it.");
   module.def("stream_read", &fastunlearn::read_tensors, py::arg("tensors"), py::arg("threads"),
              "Read the memory of contiguous CPU tensors once: the floor of a benchmark.");
+  fastunlearn::register_border(module);
   fastunlearn::simd_level();  // a wrong FASTUNLEARN_SIMD fails the import, not the first call
 }

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "binding/backend.h"
+#include "cpu/float_mode.h"
 #include "cpu/randomk.h"
 #include "cpu/rms.h"
 #include "cpu/topk.h"
@@ -22,7 +23,11 @@ using at::Tensor;
 using at::TensorList;
 using Name = c10::string_view;
 
-Execution execution() { return {&kernels(simd_level()), at::get_num_threads()}; }
+// How every op runs: on torch's number of threads, in IEEE arithmetic from its first line on.
+struct Run {
+  IeeeMode mode;
+  Execution execution{&kernels(simd_level()), at::get_num_threads()};
+};
 
 DType dtype_of(const Tensor& tensor) {
   switch (tensor.scalar_type()) {
@@ -163,10 +168,11 @@ Tensor run_topk_perturb_(TensorList weights, TensorList scores, const Tensor& sc
                          const Tensor& rng, at::IntArrayRef k, bool per_tensor, Name score,
                          Name nan, Name noise, Name update, bool allow_overflow,
                          at::IntArrayRef layout) {
+  const Run run;
   const TopK topk = topk_of(weights, scores, k, per_tensor, score, nan, layout, true);
   const Change change = change_of(scale, rng, noise, update, allow_overflow);
   const Tensor stats = empty_stats(weights);
-  topk_perturb(topk, change, execution(), stats.mutable_data_ptr<int64_t>());
+  topk_perturb(topk, change, run.execution, stats.mutable_data_ptr<int64_t>());
   if (!refused(stats, allow_overflow)) bump_versions(weights);
   return stats;
 }
@@ -175,21 +181,23 @@ std::tuple<std::vector<Tensor>, Tensor> run_topk_select(TensorList weights, Tens
                                                         at::IntArrayRef k, bool per_tensor,
                                                         Name score, Name nan,
                                                         at::IntArrayRef layout) {
+  const Run run;
   const TopK topk = topk_of(weights, scores, k, per_tensor, score, nan, layout, false);
   const Tensor stats = empty_stats(weights);
   std::vector<uint8_t*> data;
   std::vector<Tensor> packed = empty_packed(weights, &data);
-  topk_select(topk, execution(), data, stats.mutable_data_ptr<int64_t>());
+  topk_select(topk, run.execution, data, stats.mutable_data_ptr<int64_t>());
   return {std::move(packed), stats};
 }
 
 Tensor run_randomk_perturb_(TensorList weights, const Tensor& scale, const Tensor& rng,
                             at::IntArrayRef k, bool per_tensor, Name noise, Name update,
                             bool allow_overflow, at::IntArrayRef layout, int64_t total) {
+  const Run run;
   const RandomK randomk = randomk_of(weights, rng, k, per_tensor, layout, total, true);
   const Change change = change_of(scale, rng, noise, update, allow_overflow);
   const Tensor stats = empty_stats(weights);
-  randomk_perturb(randomk, change, execution(), stats.mutable_data_ptr<int64_t>());
+  randomk_perturb(randomk, change, run.execution, stats.mutable_data_ptr<int64_t>());
   if (!refused(stats, allow_overflow)) bump_versions(weights);
   return stats;
 }
@@ -197,30 +205,34 @@ Tensor run_randomk_perturb_(TensorList weights, const Tensor& scale, const Tenso
 std::tuple<std::vector<Tensor>, Tensor> run_randomk_select(TensorList weights, const Tensor& rng,
                                                            at::IntArrayRef k, bool per_tensor,
                                                            at::IntArrayRef layout, int64_t total) {
+  const Run run;
   const RandomK randomk = randomk_of(weights, rng, k, per_tensor, layout, total, false);
   const Tensor stats = empty_stats(weights);
   std::vector<uint8_t*> data;
   std::vector<Tensor> packed = empty_packed(weights, &data);
-  randomk_select(randomk, execution(), data, stats.mutable_data_ptr<int64_t>());
+  randomk_select(randomk, run.execution, data, stats.mutable_data_ptr<int64_t>());
   return {std::move(packed), stats};
 }
 
 Tensor run_noise(const Tensor& index, const Tensor& rng, Name kind) {
+  const Run run;
   const Tensor flat = index.contiguous();
   const Tensor out = at::empty(index.sizes(), at::kFloat);
   noise_at(reinterpret_cast<const uint64_t*>(flat.const_data_ptr<int64_t>()), flat.numel(),
-           rng_of(rng), lookup("noise", kind, kNoises), execution(), out.mutable_data_ptr<float>());
+           rng_of(rng), lookup("noise", kind, kNoises), run.execution,
+           out.mutable_data_ptr<float>());
   return out;
 }
 
 Tensor run_rms(TensorList tensors) {
+  const Run run;
   std::vector<Parameter> views;
   for (const Tensor& tensor : tensors) {
     const TensorView view = read_view(tensor);
     views.push_back({view, view, {0, view.numel(), view.numel(), view.numel()}});
   }
   const Tensor out = at::empty({static_cast<int64_t>(tensors.size())}, at::kDouble);
-  rms(views, execution(), out.mutable_data_ptr<double>());
+  rms(views, run.execution, out.mutable_data_ptr<double>());
   return out;
 }
 

@@ -9,7 +9,9 @@
 //   to_float                                  int32 to float32, rounded to nearest even;
 //   sqrt                                      correctly rounded;
 //   mul, add, sub, div                        one rounding each, never fused;
-//   mul_hi_lo                                 both halves of a 32 x 32-bit product.
+//   Wide, kParts  uint64 lanes, half as many where there are several, in so many parts;
+//   widen, narrow                             the low halves of Wide from and to U;
+//   splat_wide, mul_low                       the whole product of low halves.
 // Comparisons give something that `?:` accepts. U and I convert into each other by a C-style cast,
 // which keeps the bits for scalars and for vector types alike.
 #ifndef FASTUNLEARN_CORE_LANES_H_
@@ -69,10 +71,13 @@ struct ScalarLanes {
   static FASTUNLEARN_HD F div(F a, F b) { return a / b; }
 #endif
 
-  static FASTUNLEARN_HD void mul_hi_lo(U a, uint32_t b, U* hi, U* lo) {
-    const uint64_t product = static_cast<uint64_t>(a) * b;
-    *hi = static_cast<U>(product >> 32);
-    *lo = static_cast<U>(product);
+  using Wide = uint64_t;
+  static constexpr int kParts = 1;
+  static FASTUNLEARN_HD Wide splat_wide(uint32_t x) { return x; }
+  static FASTUNLEARN_HD void widen(U x, Wide (&parts)[kParts]) { parts[0] = x; }
+  static FASTUNLEARN_HD U narrow(const Wide (&parts)[kParts]) { return static_cast<U>(parts[0]); }
+  static FASTUNLEARN_HD Wide mul_low(Wide a, uint32_t b) {
+    return static_cast<uint64_t>(static_cast<uint32_t>(a)) * b;
   }
 };
 

@@ -54,30 +54,35 @@ struct Permutation {
     p.right_bits = bits / 2;
     p.left_mask = (1u << (bits - p.right_bits)) - 1;
     p.right_mask = (1u << p.right_bits) - 1;
+    const PhiloxKeys<ScalarLanes> keys(rng.seed);
     for (int j = 0; j < kFeistelRounds / 4; ++j) {
       const auto block =
           philox_block<ScalarLanes>(static_cast<uint32_t>(base), static_cast<uint32_t>(base >> 32),
-                                    rng, kStreamPermutation + j);
+                                    kStreamPermutation + j, rng.step, keys);
       for (int w = 0; w < 4; ++w) p.key[4 * j + w] = block.word[w];
     }
     return p;
   }
 
-  // One pass through the network, in place, on the two halves of each lane.
-  template <class V>
-  FASTUNLEARN_HD void rounds(typename V::U* left, typename V::U* right) const {
+  // One pass through the network, in place, on the two halves of each lane; several vectors side by
+  // side hide the latency of the chain.
+  template <class V, int kWays>
+  FASTUNLEARN_HD void rounds(typename V::U (&left)[kWays], typename V::U (&right)[kWays]) const {
+    using U = typename V::U;
+    const U left_kept = V::splat_u(left_mask), right_kept = V::splat_u(right_mask);
     for (int j = 0; j < kFeistelRounds; j += 2) {
-      *left ^= fmix32<V>(*right ^ V::splat_u(key[j])) & V::splat_u(left_mask);
-      *right ^= fmix32<V>(*left ^ V::splat_u(key[j + 1])) & V::splat_u(right_mask);
+      const U even = V::splat_u(key[j]), odd = V::splat_u(key[j + 1]);
+      for (int i = 0; i < kWays; ++i) left[i] ^= fmix32<V>(right[i] ^ even) & left_kept;
+      for (int i = 0; i < kWays; ++i) right[i] ^= fmix32<V>(left[i] ^ odd) & right_kept;
     }
   }
 
   FASTUNLEARN_HD uint64_t operator()(uint64_t x) const {
     do {
-      uint32_t left = static_cast<uint32_t>(x >> right_bits);
-      uint32_t right = static_cast<uint32_t>(x) & right_mask;
-      rounds<ScalarLanes>(&left, &right);
-      x = (static_cast<uint64_t>(left) << right_bits) | right;
+      uint32_t left[1] = {static_cast<uint32_t>(x >> right_bits)};
+      uint32_t right[1] = {static_cast<uint32_t>(x) & right_mask};
+      rounds<ScalarLanes>(left, right);
+      x = static_cast<uint64_t>(left[0]) << right_bits | right[0];
     } while (x >= n);
     return x;
   }

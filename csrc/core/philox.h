@@ -33,32 +33,54 @@ struct PhiloxBlock {
   typename V::U word[4];
 };
 
-// Applies ten rounds to a counter of four words for each lane.
+// Round keys of a seed, spread over the lanes once for many blocks.
 template <class V>
-FASTUNLEARN_HD PhiloxBlock<V> philox4x32(PhiloxBlock<V> counter, uint64_t seed) {
-  using U = typename V::U;
-  uint32_t key0 = static_cast<uint32_t>(seed);
-  uint32_t key1 = static_cast<uint32_t>(seed >> 32);
-  U c0 = counter.word[0], c1 = counter.word[1], c2 = counter.word[2], c3 = counter.word[3];
-  for (int round = 0; round < kPhiloxRounds; ++round) {
-    U hi0, lo0, hi1, lo1;
-    V::mul_hi_lo(c0, 0xD2511F53u, &hi0, &lo0);
-    V::mul_hi_lo(c2, 0xCD9E8D57u, &hi1, &lo1);
-    c0 = hi1 ^ c1 ^ V::splat_u(key0);
-    c1 = lo1;
-    c2 = hi0 ^ c3 ^ V::splat_u(key1);
-    c3 = lo0;
-    key0 += 0x9E3779B9u;
-    key1 += 0xBB67AE85u;
+struct PhiloxKeys {
+  typename V::Wide key[kPhiloxRounds][2];
+
+  explicit FASTUNLEARN_HD PhiloxKeys(uint64_t seed) {
+    uint32_t key0 = static_cast<uint32_t>(seed);
+    uint32_t key1 = static_cast<uint32_t>(seed >> 32);
+    for (int round = 0; round < kPhiloxRounds; ++round) {
+      key[round][0] = V::splat_wide(key0);
+      key[round][1] = V::splat_wide(key1);
+      key0 += 0x9E3779B9u;
+      key1 += 0xBB67AE85u;
+    }
   }
-  return {{c0, c1, c2, c3}};
+};
+
+// Applies ten rounds to a counter of four words for each lane.
+//
+// The words are worked on in 64-bit lanes, of which the low halves count: the products are whole
+// there, and what gathers in the high halves is never read. That saves taking the halves of the
+// products apart and together again in every round.
+template <class V>
+FASTUNLEARN_HD PhiloxBlock<V> philox4x32(const PhiloxBlock<V>& counter, const PhiloxKeys<V>& keys) {
+  using Wide = typename V::Wide;
+  Wide c[4][V::kParts];
+  for (int w = 0; w < 4; ++w) V::widen(counter.word[w], c[w]);
+  for (int round = 0; round < kPhiloxRounds; ++round) {
+    for (int part = 0; part < V::kParts; ++part) {
+      const Wide product0 = V::mul_low(c[0][part], 0xD2511F53u);
+      const Wide product1 = V::mul_low(c[2][part], 0xCD9E8D57u);
+      c[0][part] = (product1 >> 32) ^ c[1][part] ^ keys.key[round][0];
+      c[1][part] = product1;
+      c[2][part] = (product0 >> 32) ^ c[3][part] ^ keys.key[round][1];
+      c[3][part] = product0;
+    }
+  }
+  PhiloxBlock<V> out;
+  for (int w = 0; w < 4; ++w) out.word[w] = V::narrow(c[w]);
+  return out;
 }
 
 // The four words of blocks whose number is given in two halves.
 template <class V>
 FASTUNLEARN_HD PhiloxBlock<V> philox_block(typename V::U block_lo, typename V::U block_hi,
-                                           const Rng& rng, uint32_t stream) {
-  return philox4x32<V>({{block_lo, block_hi, V::splat_u(stream), V::splat_u(rng.step)}}, rng.seed);
+                                           uint32_t stream, uint32_t step,
+                                           const PhiloxKeys<V>& keys) {
+  return philox4x32<V>({{block_lo, block_hi, V::splat_u(stream), V::splat_u(step)}}, keys);
 }
 
 }  // namespace fastunlearn

@@ -15,12 +15,13 @@ std::vector<uint32_t> sample(const KeyReader& keys, const Chunks& chunks, int64_
   constexpr int64_t kStrata = 1024;  // of one task
   const int64_t total = chunks.elements(first, last);
   std::vector<uint32_t> found(size);
+  const PhiloxKeys<ScalarLanes> philox(0);
   const auto draw = [&](int, int64_t task) {
     int64_t chunk = first;
     const int64_t stop = std::min(size, (task + 1) * kStrata);
     for (int64_t i = task * kStrata; i < stop; ++i) {
       const auto block = philox_block<ScalarLanes>(
-          static_cast<uint32_t>(i), static_cast<uint32_t>(i >> 32), {0, 0}, kStreamSample);
+          static_cast<uint32_t>(i), static_cast<uint32_t>(i >> 32), kStreamSample, 0, philox);
       const int64_t begin = total / size * i + total % size * i / size;
       const int64_t width = total / size;
       const auto draw_in = static_cast<int64_t>(static_cast<uint64_t>(block.word[0]) * width >> 32);

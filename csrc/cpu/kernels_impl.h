@@ -111,6 +111,7 @@ template <class V>
 void words_at(const uint64_t* index, int count, const Rng& rng, uint32_t* words) {
   using U = typename V::U;
   constexpr int kLanes = V::kLanes;
+  const PhiloxKeys<V> keys(rng.seed);
   for (int i = 0; i < count; i += kLanes) {
     const int filled = count - i < kLanes ? count - i : kLanes;
     uint64_t padded[kLanes] = {};
@@ -121,7 +122,8 @@ void words_at(const uint64_t* index, int count, const Rng& rng, uint32_t* words)
     }
     U low, high;
     V::load_halves(from, &low, &high);
-    const auto block = philox_block<V>(low >> 2 | high << 30, high >> 2, rng, kStreamNoise);
+    const auto block =
+        philox_block<V>(low >> 2 | high << 30, high >> 2, kStreamNoise, rng.step, keys);
     uint32_t out[kLanes];
     V::store_u(out, pick<V>(block, low & V::splat_u(3u)));
     std::memcpy(words + i, out, filled * sizeof(uint32_t));
@@ -134,13 +136,14 @@ template <class V>
 void words_from(uint64_t first_block, int num_blocks, const Rng& rng, uint32_t* words) {
   using U = typename V::U;
   constexpr uint32_t kGroups = V::kLanes / 4;
+  const PhiloxKeys<V> keys(rng.seed);
   const U dealt = (V::iota() >> 2) + (V::iota() & V::splat_u(3u)) * V::splat_u(kGroups);
   for (int i = 0; i < num_blocks; i += V::kLanes) {
     const uint64_t first = first_block + static_cast<uint64_t>(i);
     const U low = V::splat_u(static_cast<uint32_t>(first)) + dealt;
     U high = V::splat_u(static_cast<uint32_t>(first >> 32));
     high += low < dealt ? V::splat_u(1u) : V::splat_u(0);  // carry out of the low half
-    auto block = philox_block<V>(low, high, rng, kStreamNoise);
+    auto block = philox_block<V>(low, high, kStreamNoise, rng.step, keys);
     V::transpose(block.word);
     for (int j = 0; j < 4; ++j) V::store_u(words + 4 * i + j * V::kLanes, block.word[j]);
   }
@@ -183,49 +186,57 @@ void noise(NoiseKind kind, const uint32_t* words, int count, float* z) {
   }
 }
 
-// One pass of `filled` numbers through the network; in and out may be the same.
+// Numbers that go through the network together: several vectors, to hide the latency of its chain.
 template <class V>
-inline void feistel_pass(const Permutation& permutation, const uint64_t* in, int filled,
-                         uint64_t* out) {
+inline constexpr int kWalkers = 4 * V::kLanes;
+
+// One pass of kWalkers numbers through the network, in place.
+template <class V>
+inline void feistel_pass(const Permutation& permutation, uint64_t* x) {
+  using U = typename V::U;
+  constexpr int kLanes = V::kLanes;
   const int shift = permutation.right_bits;
-  uint32_t left[V::kLanes] = {}, right[V::kLanes] = {};
-  for (int j = 0; j < filled; ++j) {
-    left[j] = static_cast<uint32_t>(in[j] >> shift);
-    right[j] = static_cast<uint32_t>(in[j]) & permutation.right_mask;
+  U left[4], right[4];
+  for (int v = 0; v < 4; ++v) {
+    U low, high;
+    V::load_halves(x + v * kLanes, &low, &high);
+    right[v] = low & V::splat_u(permutation.right_mask);
+    // Both halves have at most 31 bits, so the left one ends below bit 62 of x.
+    left[v] = low >> shift | high << (32 - shift);
   }
-  auto l = V::load_u(left), r = V::load_u(right);
-  permutation.rounds<V>(&l, &r);
-  V::store_u(left, l);
-  V::store_u(right, r);
-  for (int j = 0; j < filled; ++j) out[j] = static_cast<uint64_t>(left[j]) << shift | right[j];
+  permutation.rounds<V>(left, right);
+  for (int v = 0; v < 4; ++v) {
+    V::store_halves(x + v * kLanes, right[v] | left[v] << shift, left[v] >> (32 - shift));
+  }
 }
 
-// One pass for all, then full vectors of those that fell outside [0, n) until none is left.
+// One pass for all, then full batches of those that fell outside [0, n) until none is left.
 template <class V>
 void permute(const Permutation& permutation, uint64_t first, int count, uint64_t* out) {
-  constexpr int kLanes = V::kLanes;
-  for (int i = 0; i < count; ++i) out[i] = first + static_cast<uint64_t>(i);
-  for (int i = 0; i < count; i += kLanes) {
-    const int filled = count - i < kLanes ? count - i : kLanes;
-    feistel_pass<V>(permutation, out + i, filled, out + i);
+  constexpr int kBatch = kWalkers<V>;
+  uint64_t walking[kBatch];
+  int place[kBatch], walkers = 0, next = 0;
+  for (int i = 0; i < count; i += kBatch) {
+    const int filled = count - i < kBatch ? count - i : kBatch;
+    for (int j = 0; j < kBatch; ++j) walking[j] = first + static_cast<uint64_t>(i + j);
+    feistel_pass<V>(permutation, walking);
+    for (int j = 0; j < filled; ++j) out[i + j] = walking[j];
   }
-  uint64_t walking[kLanes];
-  int place[kLanes], walkers = 0, next = 0;
   do {
-    for (; next < count && walkers < kLanes; ++next) {
-      if (out[next] < permutation.n) continue;
+    for (; next < count && walkers < kBatch; ++next) {
       walking[walkers] = out[next];
-      place[walkers++] = next;
+      place[walkers] = next;
+      walkers += out[next] >= permutation.n;
     }
-    feistel_pass<V>(permutation, walking, walkers, walking);
+    if (walkers == 0) return;
+    for (int j = walkers; j < kBatch; ++j) walking[j] = 0;
+    feistel_pass<V>(permutation, walking);
     int left = 0;  // walkers that go on
     for (int j = 0; j < walkers; ++j) {
-      if (walking[j] < permutation.n) {
-        out[place[j]] = walking[j];
-      } else {
-        walking[left] = walking[j];
-        place[left++] = place[j];
-      }
+      out[place[j]] = walking[j];
+      walking[left] = walking[j];
+      place[left] = place[j];
+      left += walking[j] >= permutation.n;
     }
     walkers = left;
   } while (walkers > 0 || next < count);

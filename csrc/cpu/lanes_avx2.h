@@ -8,16 +8,11 @@
 
 namespace fastunlearn {
 
-struct Avx2Lanes : VectorLanes<F32x8, U32x8, I32x8, 8> {
+struct Avx2Lanes : VectorLanes<F32x8, U32x8, I32x8, U64x4, 8> {
   static inline F sqrt(F x) { return (F)_mm256_sqrt_ps((__m256)x); }
 
-  // The multiplier takes even lanes: odd ones are shifted down, multiplied and blended back.
-  static inline void mul_hi_lo(U a, uint32_t b, U* hi, U* lo) {
-    const __m256i factor = _mm256_set1_epi32(static_cast<int>(b));
-    const __m256i even = _mm256_mul_epu32((__m256i)a, factor);
-    const __m256i odd = _mm256_mul_epu32(_mm256_srli_epi64((__m256i)a, 32), factor);
-    *hi = (U)_mm256_blend_epi32(_mm256_srli_epi64(even, 32), odd, 0xAA);
-    *lo = (U)_mm256_blend_epi32(even, _mm256_slli_epi64(odd, 32), 0xAA);
+  static inline Wide mul_low(Wide a, uint32_t b) {
+    return (Wide)_mm256_mul_epu32((__m256i)a, _mm256_set1_epi64x(b));
   }
 
   static inline I max(I a, I b) { return (I)_mm256_max_epi32((__m256i)a, (__m256i)b); }

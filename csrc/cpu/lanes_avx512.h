@@ -9,15 +9,11 @@
 
 namespace fastunlearn {
 
-struct Avx512Lanes : VectorLanes<F32x16, U32x16, I32x16, 16> {
+struct Avx512Lanes : VectorLanes<F32x16, U32x16, I32x16, U64x8, 16> {
   static inline F sqrt(F x) { return (F)_mm512_sqrt_ps((__m512)x); }
 
-  static inline void mul_hi_lo(U a, uint32_t b, U* hi, U* lo) {
-    const __m512i factor = _mm512_set1_epi32(static_cast<int>(b));
-    const __m512i even = _mm512_mul_epu32((__m512i)a, factor);
-    const __m512i odd = _mm512_mul_epu32(_mm512_srli_epi64((__m512i)a, 32), factor);
-    *hi = (U)_mm512_mask_blend_epi32(0xAAAA, _mm512_srli_epi64(even, 32), odd);
-    *lo = (U)_mm512_mask_blend_epi32(0xAAAA, even, _mm512_slli_epi64(odd, 32));
+  static inline Wide mul_low(Wide a, uint32_t b) {
+    return (Wide)_mm512_mul_epu32((__m512i)a, _mm512_set1_epi64(b));
   }
 
   static inline I max(I a, I b) { return (I)_mm512_max_epi32((__m512i)a, (__m512i)b); }

@@ -8,19 +8,15 @@
 
 namespace fastunlearn {
 
-struct PortableLanes : VectorLanes<F32x4, U32x4, I32x4, 4> {
+struct PortableLanes : VectorLanes<F32x4, U32x4, I32x4, U64x2, 4> {
   static inline F sqrt(F x) {
     F out;
     for (int i = 0; i < kLanes; ++i) out[i] = std::sqrt(x[i]);
     return out;
   }
 
-  static inline void mul_hi_lo(U a, uint32_t b, U* hi, U* lo) {
-    for (int i = 0; i < kLanes; ++i) {
-      const uint64_t product = static_cast<uint64_t>(a[i]) * b;
-      (*hi)[i] = static_cast<uint32_t>(product >> 32);
-      (*lo)[i] = static_cast<uint32_t>(product);
-    }
+  static inline Wide mul_low(Wide a, uint32_t b) {
+    return Wide{(a[0] & 0xFFFFFFFFu) * b, (a[1] & 0xFFFFFFFFu) * b};
   }
 
   static inline I max(I a, I b) { return a > b ? a : b; }

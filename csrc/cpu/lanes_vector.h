@@ -9,23 +9,28 @@
 
 namespace fastunlearn {
 
+typedef uint64_t U64x2 __attribute__((vector_size(16)));
 typedef float F32x4 __attribute__((vector_size(16)));
 typedef uint32_t U32x4 __attribute__((vector_size(16)));
 typedef int32_t I32x4 __attribute__((vector_size(16)));
+typedef uint64_t U64x4 __attribute__((vector_size(32)));
 typedef float F32x8 __attribute__((vector_size(32)));
 typedef uint32_t U32x8 __attribute__((vector_size(32)));
 typedef int32_t I32x8 __attribute__((vector_size(32)));
+typedef uint64_t U64x8 __attribute__((vector_size(64)));
 typedef float F32x16 __attribute__((vector_size(64)));
 typedef uint32_t U32x16 __attribute__((vector_size(64)));
 typedef int32_t I32x16 __attribute__((vector_size(64)));
 
 // Operators of vector types apply to each lane, rounded once under -ffp-contract=off.
-template <class F_, class U_, class I_, int kLanes_>
+template <class F_, class U_, class I_, class Wide_, int kLanes_>
 struct VectorLanes {
   using F = F_;
   using U = U_;
   using I = I_;
+  using Wide = Wide_;
   static constexpr int kLanes = kLanes_;
+  static constexpr int kParts = 2;
 
   static inline F splat_f(float x) { return F{} + x; }
   static inline U splat_u(uint32_t x) { return U{} + x; }
@@ -36,6 +41,16 @@ struct VectorLanes {
   static inline F add(F a, F b) { return a + b; }
   static inline F sub(F a, F b) { return a - b; }
   static inline F div(F a, F b) { return a / b; }
+
+  // Even lanes in the first part, odd ones in the second.
+  static inline Wide splat_wide(uint32_t x) { return Wide{} + x; }
+  static inline void widen(U x, Wide (&parts)[kParts]) {
+    parts[0] = (Wide)x;
+    parts[1] = (Wide)x >> 32;
+  }
+  static inline U narrow(const Wide (&parts)[kParts]) {
+    return (U)((parts[0] & 0xFFFFFFFFu) | parts[1] << 32);
+  }
 
   // Unaligned loads and stores.
   static inline U load_u(const void* from) {
@@ -61,6 +76,20 @@ struct VectorLanes {
     const U first = load_u(from), second = load_u(from + kLanes / 2);
     *low = __builtin_shuffle(first, second, even);
     *high = __builtin_shuffle(first, second, odd);
+  }
+
+  static inline void store_halves(uint64_t* to, U low, U high) {
+    U first = {}, second = {};
+    for (int i = 0; i < kLanes / 2; ++i) {
+      first[2 * i] = i;
+      first[2 * i + 1] = kLanes + i;
+      second[2 * i] = kLanes / 2 + i;
+      second[2 * i + 1] = kLanes + kLanes / 2 + i;
+    }
+    const U front = __builtin_shuffle(low, high, first);
+    const U back = __builtin_shuffle(low, high, second);
+    std::memcpy(to, &front, sizeof(front));
+    std::memcpy(to + kLanes / 2, &back, sizeof(back));
   }
 
   // 0, 1, 2, ... in the lanes.

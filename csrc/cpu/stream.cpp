@@ -1,7 +1,6 @@
 #include "cpu/stream.h"
 
 #include <algorithm>
-#include <cstring>
 #include <memory>
 
 namespace fastunlearn {
@@ -10,7 +9,7 @@ namespace {
 template <class T>
 const T* keep(const T* values, int count, Arena* arena) {
   T* const out = arena->allocate<T>(count);
-  std::memcpy(out, values, count * sizeof(T));
+  std::copy_n(values, count, out);
   return out;
 }
 

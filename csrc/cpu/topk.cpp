@@ -1,7 +1,6 @@
 #include "cpu/topk.h"
 
 #include <algorithm>
-#include <cstring>
 #include <functional>
 #include <memory>
 
@@ -152,7 +151,7 @@ void topk_select(const TopK& topk, const Execution& execution, const std::vector
   Selection selection(topk, execution);
   if (!selection.select(stats)) {
     for (size_t i = 0; i < packed.size(); ++i) {
-      std::memset(packed[i], 0, (topk.parameters[i].weight.numel() + 7) / 8);
+      std::fill_n(packed[i], (topk.parameters[i].weight.numel() + 7) / 8, uint8_t{0});
     }
     return;
   }
