@@ -8,31 +8,43 @@
 namespace fastunlearn {
 namespace {
 
+struct Position {
+  int parameter;
+  int64_t local;
+};
+
 // Keys at one position in each of `size` equal strata, in their order. Strata make the positions
 // ascend, and the bounds below hold for them as for independent draws (Hoeffding 1956).
 std::vector<uint32_t> sample(const KeyReader& keys, const Chunks& chunks, int64_t first,
                              int64_t last, int64_t size, const Execution& execution) {
-  constexpr int64_t kStrata = 1024;  // of one task
+  constexpr int64_t kStrata = 256;  // of one task
   const int64_t total = chunks.elements(first, last);
+  const int64_t width = total / size;
   std::vector<uint32_t> found(size);
   const PhiloxKeys<ScalarLanes> philox(0);
   const auto draw = [&](int, int64_t task) {
+    const int64_t start = task * kStrata;
+    const int count = static_cast<int>(std::min(kStrata, size - start));
+    Position positions[kStrata];
     int64_t chunk = first;
-    const int64_t stop = std::min(size, (task + 1) * kStrata);
-    for (int64_t i = task * kStrata; i < stop; ++i) {
-      const auto block = philox_block<ScalarLanes>(
-          static_cast<uint32_t>(i), static_cast<uint32_t>(i >> 32), kStreamSample, 0, philox);
-      const int64_t begin = total / size * i + total % size * i / size;
-      const int64_t width = total / size;
-      const auto draw_in = static_cast<int64_t>(static_cast<uint64_t>(block.word[0]) * width >> 32);
-      const int64_t place = begin + draw_in;
+    for (int j = 0; j < count; ++j) {  // all are fetched before the first is read
+      const int64_t i = start + j;
+      const auto word =
+          philox_block<ScalarLanes>(static_cast<uint32_t>(i), static_cast<uint32_t>(i >> 32),
+                                    kStreamSample, 0, philox)
+              .word[0];
+      const int64_t place = width * i + total % size * i / size +
+                            static_cast<int64_t>(static_cast<uint64_t>(word) * width >> 32);
       chunk = chunks.containing(first, chunk, last, place);
-      const Chunk& at = chunks[chunk];
       const int64_t inside = place - chunks.elements(first, chunk);
-      found[i] = keys.at(at.parameter, at.start + inside);
+      positions[j] = {chunks[chunk].parameter, chunks[chunk].start + inside};
+      keys.fetch(positions[j].parameter, positions[j].local);
+    }
+    for (int j = 0; j < count; ++j) {
+      found[start + j] = keys.at(positions[j].parameter, positions[j].local);
     }
   };
-  const int threads = static_cast<int>(std::min<int64_t>(execution.threads, size / kStrata));
+  const int threads = static_cast<int>(std::min<int64_t>(execution.threads, size / 1024));
   parallel_for(threads, (size + kStrata - 1) / kStrata, draw);
   return found;
 }

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cstring>
-#include <memory>
 
 namespace fastunlearn {
 namespace {
@@ -103,11 +102,10 @@ BitChoice::BitChoice(const Choice& choice, const Chunks& chunks, int threads)
     firsts_[i + 1] = firsts_[i] + num_words(chunks[i].count);
   }
   bits_.resize(firsts_.back());
-  std::vector<std::unique_ptr<ChoiceRoom>> rooms(threads);
-  chunks.for_each(0, chunks.size(), threads, [&](int worker, int64_t chunk) {
-    if (!rooms[worker]) rooms[worker].reset(new ChoiceRoom);
-    const Chosen chosen = choice.choose(chunk, rooms[worker].get());
-    const uint64_t* const bits = as_bits(chosen, chunks[chunk].count, rooms[worker].get());
+  chunks.for_each(0, chunks.size(), threads, [&](int, int64_t chunk) {
+    ChoiceRoom* const room = &thread_room<ChoiceRoom>();
+    const Chosen chosen = choice.choose(chunk, room);
+    const uint64_t* const bits = as_bits(chosen, chunks[chunk].count, room);
     std::copy(bits, bits + num_words(chunks[chunk].count), bits_.data() + firsts_[chunk]);
     counts_[chunk] = chosen.count;
   });

@@ -7,6 +7,7 @@
 
 #include "cpu/cut.h"
 #include "cpu/key_reader.h"
+#include "cpu/room.h"
 
 namespace fastunlearn {
 

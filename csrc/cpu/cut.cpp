@@ -156,46 +156,43 @@ class CutFinder {
 
   template <class Body>
   void for_each_key(const Body& body) const {
-    std::vector<std::unique_ptr<BlockBuffer>> buffers(execution_.threads);
     chunks_.for_each(
         problem_.first, problem_.last, execution_.threads, [&](int worker, int64_t number) {
-          if (!buffers[worker]) buffers[worker].reset(new BlockBuffer);
           const Chunk& chunk = chunks_[number];
           for (int first = 0; first < chunk.count; first += kBlock) {
             const int count = std::min(kBlock, chunk.count - first);
-            const ScoreBlock block = keys_.block(chunk, first, count, buffers[worker].get());
+            const ScoreBlock block = keys_.block(chunk, first, count, &thread_room<BlockBuffer>());
             for (int i = 0; i < count; ++i) body(worker, block.key(i));
           }
         });
   }
 
   // Number of keys equal to `key` among the first `count` elements of a chunk.
-  int count_ties(const Chunk& chunk, int count, uint32_t key, BlockBuffer* buffer) const {
+  int count_ties(const Chunk& chunk, int count, uint32_t key) const {
     std::array<uint64_t, kChunk / 64> sure, equal;
-    return keys_.scan_chunk(chunk, count, {key, key}, buffer, sure.data(), equal.data()).maybe;
+    return keys_
+        .scan_chunk(chunk, count, {key, key}, &thread_room<BlockBuffer>(), sure.data(),
+                    equal.data())
+        .maybe;
   }
 
   // Ties in each whole chunk, from the records where these tell.
   std::vector<int> ties_of_chunks(const Cut& cut) const {
     std::vector<int> ties(problem_.last - problem_.first);
-    std::vector<std::unique_ptr<BlockBuffer>> buffers(execution_.threads);
-    chunks_.for_each(
-        problem_.first, problem_.last, execution_.threads, [&](int worker, int64_t chunk) {
-          const ChunkRecord& record = records_[chunk];
-          int& found = ties[chunk - problem_.first];
-          if (!cut.recorded) {
-            if (!buffers[worker]) buffers[worker].reset(new BlockBuffer);
-            found =
-                count_ties(chunks_[chunk], chunks_[chunk].count, cut.key, buffers[worker].get());
-          } else if (cut.key == bracket_.hi) {
-            found = record.at_hi;
-          } else if (cut.key == bracket_.lo) {
-            found = record.at_lo;
-          } else {
-            found = static_cast<int>(
-                std::count(record.maybe_key, record.maybe_key + record.num_keys, cut.key));
-          }
-        });
+    chunks_.for_each(problem_.first, problem_.last, execution_.threads, [&](int, int64_t chunk) {
+      const ChunkRecord& record = records_[chunk];
+      int& found = ties[chunk - problem_.first];
+      if (!cut.recorded) {
+        found = count_ties(chunks_[chunk], chunks_[chunk].count, cut.key);
+      } else if (cut.key == bracket_.hi) {
+        found = record.at_hi;
+      } else if (cut.key == bracket_.lo) {
+        found = record.at_lo;
+      } else {
+        found = static_cast<int>(
+            std::count(record.maybe_key, record.maybe_key + record.num_keys, cut.key));
+      }
+    });
     return ties;
   }
 
@@ -203,7 +200,6 @@ class CutFinder {
   // sums, and at most one chunk of each parameter is read. Parameters may interleave.
   int64_t last_tie(const Cut& cut) const {
     const std::vector<int> ties = ties_of_chunks(cut);
-    const std::unique_ptr<BlockBuffer> buffer(new BlockBuffer);
     int64_t below = INT64_MAX, end = 0;
     for (int64_t i = problem_.first; i < problem_.last; ++i) {
       const Segment& segment = parameters_[chunks_[i].parameter].segment;
@@ -212,7 +208,7 @@ class CutFinder {
     }
     while (end - below > 1) {  // ties below `below` < ties_taken <= ties below `end`
       const int64_t middle = below + (end - below) / 2;
-      if (ties_below(middle, cut, ties, buffer.get()) < cut.ties_taken) {
+      if (ties_below(middle, cut, ties) < cut.ties_taken) {
         below = middle;
       } else {
         end = middle;
@@ -221,8 +217,7 @@ class CutFinder {
     return end - 1;
   }
 
-  int64_t ties_below(int64_t index, const Cut& cut, const std::vector<int>& ties,
-                     BlockBuffer* buffer) const {
+  int64_t ties_below(int64_t index, const Cut& cut, const std::vector<int>& ties) const {
     int64_t found = 0;
     for (int64_t i = problem_.first; i < problem_.last; ++i) {
       const int in_chunk = ties[i - problem_.first];
@@ -232,7 +227,7 @@ class CutFinder {
       if (reach >= chunk.count) {
         found += in_chunk;
       } else if (reach > 0) {
-        found += count_ties(chunk, static_cast<int>(reach), cut.key, buffer);
+        found += count_ties(chunk, static_cast<int>(reach), cut.key);
       }
     }
     return found;

@@ -81,13 +81,18 @@ Scan scan(const T* x, int count, Bracket bracket, uint64_t* sure, uint64_t* mayb
   return {reduce_max<V>(greatest), count_bits(sure, words), count_bits(maybe, words)};
 }
 
-// Writes four places for every four bits still to come, which spares most mispredicted exits.
+// Writes two places, then four at a time, whether or not so many bits are left: a loop over the
+// bits would end unpredictably.
 inline int expand(const uint64_t* words, int num_words, int first, uint16_t* out) {
   uint16_t* const begin = out;
   for (int i = 0; i < num_words; ++i, first += 64) {
     uint64_t word = words[i];
     const int count = __builtin_popcountll(word);
-    for (int done = 0; done < count; done += 4) {
+    for (int j = 0; j < 2; ++j) {
+      out[j] = static_cast<uint16_t>(first + __builtin_ctzll(word | uint64_t{1} << 63));
+      word &= word - 1;
+    }
+    for (int done = 2; done < count; done += 4) {
       for (int j = 0; j < 4; ++j) {
         out[done + j] = static_cast<uint16_t>(first + __builtin_ctzll(word | uint64_t{1} << 63));
         word &= word - 1;

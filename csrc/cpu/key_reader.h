@@ -7,6 +7,7 @@
 
 #include "core/keys.h"
 #include "cpu/parameters.h"
+#include "cpu/room.h"
 
 namespace fastunlearn {
 
@@ -51,6 +52,12 @@ class KeyReader {
 
   // Compares a block with a bracket; see Kernels::scan_f32.
   Scan scan(const ScoreBlock& block, Bracket bracket, uint64_t* sure, uint64_t* maybe) const;
+
+  // Brings the score of an element nearer.
+  void fetch(int parameter, int64_t local) const {
+    const TensorView& score = parameters_[parameter].score;
+    __builtin_prefetch(score.begin_bytes() + score.offset(local) * item_bytes(score.dtype()));
+  }
 
   // Key of one element.
   uint32_t at(int parameter, int64_t local) const;

@@ -3,7 +3,6 @@
 #include <cmath>
 #include <cstring>
 #include <limits>
-#include <memory>
 
 #include "core/keys.h"
 #include "cpu/key_reader.h"
@@ -73,13 +72,11 @@ class SquareSum {
  private:
   template <class Body>
   void for_each_block(int64_t first, int64_t last, const Body& body) const {
-    std::vector<std::unique_ptr<BlockBuffer>> buffers(execution_.threads);
-    chunks_.for_each(first, last, execution_.threads, [&](int worker, int64_t number) {
-      if (!buffers[worker]) buffers[worker].reset(new BlockBuffer);
+    chunks_.for_each(first, last, execution_.threads, [&](int, int64_t number) {
       const Chunk& chunk = chunks_[number];
       for (int from = 0; from < chunk.count; from += kBlock) {
         const int count = std::min(kBlock, chunk.count - from);
-        body(number, keys_.block(chunk, from, count, buffers[worker].get()));
+        body(number, keys_.block(chunk, from, count, &thread_room<BlockBuffer>()));
       }
     });
   }

@@ -1,7 +1,6 @@
 #include "cpu/stream.h"
 
 #include <algorithm>
-#include <memory>
 
 namespace fastunlearn {
 namespace {
@@ -13,14 +12,30 @@ const T* keep(const T* values, int count, Arena* arena) {
   return out;
 }
 
-// Room of one thread, and the reading of one chunk in it.
+// Room that one thread needs to read a chunk.
+struct StreamRoom {
+  BlockBuffer buffer;
+  uint64_t sure[kChunk / 64];
+  uint64_t maybe[kBlock / 64];
+  uint32_t key[kChunk];
+  uint16_t place[kChunk + kExpandSlack];
+};
+
+// The reading of one chunk.
 class ChunkStream {
  public:
-  ChunkStream(const KeyReader& keys, const Kernels& kernels, Bracket bracket)
-      : keys_(keys), kernels_(kernels), bracket_(bracket) {}
+  ChunkStream(const KeyReader& keys, const Kernels& kernels, Bracket bracket, StreamRoom* room)
+      : keys_(keys),
+        kernels_(kernels),
+        bracket_(bracket),
+        buffer_(room->buffer),
+        sure_(room->sure),
+        maybe_(room->maybe),
+        key_(room->key),
+        place_(room->place) {}
 
-  void read(const Chunk& chunk, Arena* arena, ChunkRecord* record) {
-    num_keys_ = 0;
+  // Returns the greatest key.
+  uint32_t read(const Chunk& chunk, Arena* arena, ChunkRecord* record) {
     for (int first = 0; first < chunk.count; first += kBlock) {
       read_block(keys_.block(chunk, first, std::min(kBlock, chunk.count - first), &buffer_), first,
                  record);
@@ -29,9 +44,8 @@ class ChunkStream {
     record->num_keys = num_keys_;
     record->maybe_key = keep(key_, num_keys_, arena);
     if (record->listed) record->maybe_place = keep(place_, num_keys_, arena);
+    return greatest_;
   }
-
-  uint32_t greatest() const { return greatest_; }
 
  private:
   void read_block(const ScoreBlock& block, int first, ChunkRecord* record) {
@@ -101,28 +115,24 @@ class ChunkStream {
   const Bracket bracket_;
   uint32_t greatest_ = 0;
   int num_keys_ = 0;
-  BlockBuffer buffer_;
-  uint64_t sure_[kChunk / 64];
-  uint64_t maybe_[kBlock / 64];
-  uint32_t key_[kChunk];
-  uint16_t place_[kChunk + kExpandSlack];
+  BlockBuffer& buffer_;
+  uint64_t* const sure_;
+  uint64_t* const maybe_;
+  uint32_t* const key_;
+  uint16_t* const place_;
 };
 
 }  // namespace
 
 uint32_t stream(const KeyReader& keys, const Chunks& chunks, int64_t first, int64_t last,
                 Bracket bracket, const Execution& execution, Records* records) {
-  std::vector<std::unique_ptr<ChunkStream>> streams(execution.threads);
+  std::vector<uint32_t> greatest(execution.threads);
   chunks.for_each(first, last, execution.threads, [&](int worker, int64_t chunk) {
-    auto& own = streams[worker];
-    if (!own) own.reset(new ChunkStream(keys, *execution.kernels, bracket));
-    own->read(chunks[chunk], &records->arena(worker), &(*records)[chunk]);
+    ChunkStream reading(keys, *execution.kernels, bracket, &thread_room<StreamRoom>());
+    const uint32_t key = reading.read(chunks[chunk], &records->arena(worker), &(*records)[chunk]);
+    greatest[worker] = std::max(greatest[worker], key);
   });
-  uint32_t greatest = 0;
-  for (const auto& own : streams) {
-    if (own) greatest = std::max(greatest, own->greatest());
-  }
-  return greatest;
+  return *std::max_element(greatest.begin(), greatest.end());
 }
 
 }  // namespace fastunlearn

@@ -4,10 +4,6 @@
 
 namespace fastunlearn {
 
-int64_t item_bytes(DType dtype) {
-  return dispatch(dtype, [](auto* type) { return static_cast<int64_t>(sizeof(*type)); });
-}
-
 TensorView::TensorView(void* data, DType dtype, const int64_t* sizes, const int64_t* strides,
                        int dimensions)
     : data_(data), dtype_(dtype) {

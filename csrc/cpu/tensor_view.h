@@ -60,7 +60,10 @@ class TensorView {
   std::vector<Dimension> dims_;  // outermost first; empty for a single element
 };
 
-int64_t item_bytes(DType dtype);
+inline int64_t item_bytes(DType dtype) {
+  if (dtype == DType::kFloat64) return 8;
+  return dtype == DType::kFloat32 ? 4 : 2;
+}
 
 // Calls body(T*) with a null pointer of the storage type.
 template <class Body>

@@ -85,10 +85,8 @@ class Selection {
 
   void count_nan(int64_t* stats) const {
     std::vector<int64_t> found(chunks_.size());
-    std::vector<std::unique_ptr<ChoiceRoom>> rooms(execution_.threads);
-    chunks_.for_each(0, chunks_.size(), execution_.threads, [&](int worker, int64_t number) {
-      if (!rooms[worker]) rooms[worker].reset(new ChoiceRoom);
-      ChoiceRoom* const room = rooms[worker].get();
+    chunks_.for_each(0, chunks_.size(), execution_.threads, [&](int, int64_t number) {
+      ChoiceRoom* const room = &thread_room<ChoiceRoom>();
       const int count = chunks_[number].count;
       const Bracket infinity{kInfinityKey, kInfinityKey};
       found[number] =
@@ -160,13 +158,12 @@ void topk_select(const TopK& topk, const Execution& execution, const std::vector
 
 void pack(const Chunks& chunks, const Choice& choice, const Execution& execution,
           const std::vector<uint8_t*>& packed, int64_t* stats) {
-  std::vector<std::unique_ptr<ChoiceRoom>> rooms(execution.threads);
   std::vector<int> counts(chunks.size());
-  chunks.for_each(0, chunks.size(), execution.threads, [&](int worker, int64_t number) {
-    if (!rooms[worker]) rooms[worker].reset(new ChoiceRoom);
+  chunks.for_each(0, chunks.size(), execution.threads, [&](int, int64_t number) {
+    ChoiceRoom* const room = &thread_room<ChoiceRoom>();
     const Chunk& chunk = chunks[number];
-    const Chosen chosen = choice.choose(number, rooms[worker].get());
-    const uint64_t* const bits = as_bits(chosen, chunk.count, rooms[worker].get());
+    const Chosen chosen = choice.choose(number, room);
+    const uint64_t* const bits = as_bits(chosen, chunk.count, room);
     uint8_t* const out = packed[chunk.parameter] + chunk.start / 8;
     for (int i = 0; i < (chunk.count + 7) / 8; ++i) {
       out[i] = static_cast<uint8_t>(bits[i / 8] >> 8 * (i % 8));

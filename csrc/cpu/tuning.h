@@ -33,8 +33,8 @@ inline constexpr int kDenseShare = 4;
 inline constexpr int64_t kJournalBytes = 1 << 20;
 // Spins (each a yield) of an idle worker before it sleeps.
 inline constexpr int kSpins = 200;
-// Weights whose noise is made while the next as many are fetched.
-inline constexpr int kAhead = 128;
+// Selected weights between the one that is fetched and the one that is written.
+inline constexpr int kAhead = 32;
 // Random-k: one in so many elements selected, and a bitmap of all pays.
 inline constexpr int64_t kStreamingShare = 32;
 

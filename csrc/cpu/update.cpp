@@ -63,8 +63,7 @@ class Writer {
         change_(change),
         execution_(execution),
         kernels_(*execution.kernels),
-        outcomes_(chunks.size()),
-        rooms_(execution.threads) {}
+        outcomes_(chunks.size()) {}
 
   const std::vector<Outcome>& outcomes() const { return outcomes_; }
 
@@ -72,10 +71,8 @@ class Writer {
   void run(bool commit, const Journal* journal) {
     commit_ = commit;
     journal_ = journal;
-    chunks_.for_each(0, chunks_.size(), execution_.threads, [this](int worker, int64_t chunk) {
-      if (!rooms_[worker]) rooms_[worker].reset(new WriteRoom);
-      write(chunk, rooms_[worker].get());
-    });
+    chunks_.for_each(0, chunks_.size(), execution_.threads,
+                     [this](int, int64_t chunk) { write(chunk, &thread_room<WriteRoom>()); });
   }
 
   int64_t overflow() const {
@@ -185,31 +182,23 @@ class Writer {
     }
     T* const data = static_cast<T*>(weight.data());
     const int64_t start = chunks_[chunk].start;
-    fetch(weight, data, start, list, std::min(count, kAhead));
-    for (int first = 0; first < count; first += kAhead) {
-      const int batch = std::min(kAhead, count - first);
-      const int next = first + batch;
-      fetch(weight, data, start, list + next, std::min(count - next, kAhead));
+    const RowChange change = row_change(chunk);
+    Tally tally;
+    for (int first = 0; first < count; first += kNoiseBatch) {
+      const int batch = std::min(kNoiseBatch, count - first);
       make_noise(chunk, list + first, batch, room);
-      const RowChange change = row_change(chunk);
-      Tally tally;
-      for (int i = 0; i < batch; ++i) {
-        T* const at = data + weight.offset(start + list[first + i]);
-        if (old != nullptr) old[first + i] = *at;
-        const T value = update_element(*at, room->z[i], change, &tally);
+      for (int i = first; i < first + batch; ++i) {
+        if (i + kAhead < count) {
+          __builtin_prefetch(data + weight.offset(start + list[i + kAhead]), 1);
+        }
+        T* const at = data + weight.offset(start + list[i]);
+        if (old != nullptr) old[i] = *at;
+        const T value = update_element(*at, room->z[i - first], change, &tally);
         if (commit_) *at = value;
       }
-      outcomes_[chunk].tally.overflow += tally.overflow;
-      outcomes_[chunk].tally.unchanged += tally.unchanged;
     }
-  }
-
-  template <class T>
-  static void fetch(const TensorView& weight, T* data, int64_t start, const uint16_t* list,
-                    int count) {
-    for (int i = 0; i < count; ++i) {
-      __builtin_prefetch(data + weight.offset(start + list[i]), 1);
-    }
+    outcomes_[chunk].tally.overflow += tally.overflow;
+    outcomes_[chunk].tally.unchanged += tally.unchanged;
   }
 
   // Noise of places of a chunk, into the room; count <= kNoiseBatch.
@@ -234,7 +223,6 @@ class Writer {
   const Execution& execution_;
   const Kernels& kernels_;
   std::vector<Outcome> outcomes_;
-  std::vector<std::unique_ptr<WriteRoom>> rooms_;
   bool commit_ = false;
   const Journal* journal_ = nullptr;
 };
@@ -247,11 +235,9 @@ class Screen {
 
   bool passes(const Execution& execution) const {
     const KeyReader keys(parameters_, ScoreKind::kPlain, NanRule::kError, execution.kernels);
-    std::vector<std::unique_ptr<ChoiceRoom>> rooms(execution.threads);
     std::vector<char> failed(execution.threads);
     chunks_.for_each(0, chunks_.size(), execution.threads, [&](int worker, int64_t number) {
-      if (!rooms[worker]) rooms[worker].reset(new ChoiceRoom);
-      ChoiceRoom* const room = rooms[worker].get();
+      ChoiceRoom* const room = &thread_room<ChoiceRoom>();
       const Chunk& chunk = chunks_[number];
       const Scan scan = keys.scan_chunk(chunk, chunk.count, {kMagnitude, kMagnitude}, &room->buffer,
                                         room->bits, room->ties);
