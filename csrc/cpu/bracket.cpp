@@ -1,6 +1,7 @@
 #include "cpu/bracket.h"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <functional>
 #include <vector>
@@ -21,20 +22,17 @@ std::vector<uint32_t> sample(const KeyReader& keys, const Chunks& chunks, int64_
   const int64_t total = chunks.elements(first, last);
   const int64_t width = total / size;
   std::vector<uint32_t> found(size);
-  const PhiloxKeys<ScalarLanes> philox(0);
   const auto draw = [&](int, int64_t task) {
     const int64_t start = task * kStrata;
     const int count = static_cast<int>(std::min(kStrata, size - start));
     Position positions[kStrata];
+    uint32_t words[kStrata];
+    execution.kernels->words_from(start / 4, kStrata / 4, {0, 0}, kStreamSample, words);
     int64_t chunk = first;
     for (int j = 0; j < count; ++j) {  // all are fetched before the first is read
       const int64_t i = start + j;
-      const auto word =
-          philox_block<ScalarLanes>(static_cast<uint32_t>(i), static_cast<uint32_t>(i >> 32),
-                                    kStreamSample, 0, philox)
-              .word[0];
       const int64_t place = width * i + total % size * i / size +
-                            static_cast<int64_t>(static_cast<uint64_t>(word) * width >> 32);
+                            static_cast<int64_t>(static_cast<uint64_t>(words[j]) * width >> 32);
       chunk = chunks.containing(first, chunk, last, place);
       const int64_t inside = place - chunks.elements(first, chunk);
       positions[j] = {chunks[chunk].parameter, chunks[chunk].start + inside};
@@ -52,7 +50,17 @@ std::vector<uint32_t> sample(const KeyReader& keys, const Chunks& chunks, int64_
 }  // namespace
 
 uint32_t kth_greatest(uint32_t* keys, int64_t count, int64_t rank) {
-  std::nth_element(keys, keys + rank - 1, keys + count, std::greater<uint32_t>());
+  constexpr int kShift = 20;  // exponent and three bits: a few percent of all keys in a bin
+  constexpr int64_t kWorthwhile = 1 << 12;
+  uint32_t* end = keys + count;
+  if (count >= kWorthwhile) {
+    std::array<uint32_t, (kMagnitude >> kShift) + 1> bins{};
+    for (const uint32_t* key = keys; key != end; ++key) ++bins[*key >> kShift];
+    uint32_t bin = bins.size() - 1;
+    while (rank > bins[bin]) rank -= bins[bin--];
+    end = std::partition(keys, end, [bin](uint32_t key) { return key >> kShift == bin; });
+  }
+  std::nth_element(keys, keys + rank - 1, end, std::greater<uint32_t>());
   return keys[rank - 1];
 }
 
@@ -71,10 +79,7 @@ Bracket find_bracket(const KeyReader& keys, const Chunks& chunks, int64_t first,
   const auto reach = static_cast<int64_t>(std::ceil(rank + spread));
   Bracket bracket{0, kMagnitude};
   if (above >= 1) bracket.hi = kth_greatest(found.data(), size, above);
-  if (reach <= size) {  // the greater ones are in front already
-    const int64_t skip = above >= 1 ? above : 0;
-    bracket.lo = kth_greatest(found.data() + skip, size - skip, reach - skip);
-  }
+  if (reach <= size) bracket.lo = kth_greatest(found.data(), size, reach);
   return bracket;
 }
 

@@ -119,21 +119,19 @@ class CutFinder {
     const auto bin_of = [&](uint32_t key) { return (key - bracket_.lo) >> shift; };
     int64_t before = rank, in_bin = count;
     uint32_t bin = 0;
-    std::vector<uint32_t> chosen;
     if (count > kBins) {
       Histogram histogram(kBins, execution_.threads);
       for_each_inside([&](int worker, uint32_t key) { ++histogram.own(worker)[bin_of(key)]; });
       bin = static_cast<uint32_t>(histogram.find(&rank, &in_bin));
     }
     before -= rank;
+    std::vector<std::vector<uint32_t>> parts(execution_.threads);
+    for_each_inside([&](int worker, uint32_t key) {
+      if (count <= kBins || bin_of(key) == bin) parts[worker].push_back(key);
+    });
+    std::vector<uint32_t> chosen;
     chosen.reserve(in_bin);
-    for (int64_t i = problem_.first; i < problem_.last; ++i) {
-      const ChunkRecord& record = records_[i];
-      for (int j = 0; j < record.num_keys; ++j) {
-        const uint32_t key = record.maybe_key[j];
-        if (strictly_inside(key) && (count <= kBins || bin_of(key) == bin)) chosen.push_back(key);
-      }
-    }
+    for (const auto& part : parts) chosen.insert(chosen.end(), part.begin(), part.end());
     const uint32_t key = kth_greatest(chosen.data(), in_bin, rank);
     const auto above = std::count_if(chosen.begin(), chosen.end(), [=](auto x) { return x > key; });
     return {key, before + above, std::count(chosen.begin(), chosen.end(), key)};

@@ -57,17 +57,23 @@ struct Kernels {
 
   // Words of the noise stream that flat indices own; index, words: shape (count,).
   void (*words_at)(const uint64_t* index, int count, const Rng& rng, uint32_t* words);
-  // The same for 4 * num_blocks indices in a row from 4 * first_block; words: room for a multiple
-  // of 64 of them.
-  void (*words_from)(uint64_t first_block, int num_blocks, const Rng& rng, uint32_t* words);
+  // Words of any stream for 4 * num_blocks indices in a row from 4 * first_block; words: room for a
+  // multiple of 64 of them.
+  void (*words_from)(uint64_t first_block, int num_blocks, const Rng& rng, uint32_t stream,
+                     uint32_t* words);
   // Words to noise; words, z: shape (count,), count <= kNoiseBatch, room for a multiple of 16.
   void (*noise)(NoiseKind kind, const uint32_t* words, int count, float* z);
 
   // Images of first, first + 1, ...; out: shape (count,).
   void (*permute)(const Permutation& permutation, uint64_t first, int count, uint64_t* out);
 
+  // Move the words whose bit in `mask` (shape (ceil(count / 64),)) is set to the front; in place.
+  //   words: shape (count,), room for a multiple of 16.
+  void (*pack)(uint32_t* words, const uint64_t* mask, int count);
+
   // Update the elements of w whose bit in `mask` (shape (ceil(count / 64),)) is set.
-  //   w, z: shape (count,). Where not `commit`, w stays as it is.
+  //   w: shape (count,). z: shape (number of bits set,), room for 16 more. Where not `commit`, w
+  //   stays as it is.
   void (*update_f32)(float* w, const float* z, const uint64_t* mask, int count, RowChange change,
                      bool commit, Tally* tally);
   void (*update_bf16)(BFloat16* w, const float* z, const uint64_t* mask, int count,

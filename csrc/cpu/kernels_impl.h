@@ -138,7 +138,8 @@ void words_at(const uint64_t* index, int count, const Rng& rng, uint32_t* words)
 // The blocks are dealt to the lanes so that transposing inside each group of four lanes leaves the
 // words in the order of their indices.
 template <class V>
-void words_from(uint64_t first_block, int num_blocks, const Rng& rng, uint32_t* words) {
+void words_from(uint64_t first_block, int num_blocks, const Rng& rng, uint32_t stream,
+                uint32_t* words) {
   using U = typename V::U;
   constexpr uint32_t kGroups = V::kLanes / 4;
   const PhiloxKeys<V> keys(rng.seed);
@@ -148,7 +149,7 @@ void words_from(uint64_t first_block, int num_blocks, const Rng& rng, uint32_t* 
     const U low = V::splat_u(static_cast<uint32_t>(first)) + dealt;
     U high = V::splat_u(static_cast<uint32_t>(first >> 32));
     high += low < dealt ? V::splat_u(1u) : V::splat_u(0);  // carry out of the low half
-    auto block = philox_block<V>(low, high, kStreamNoise, rng.step, keys);
+    auto block = philox_block<V>(low, high, stream, rng.step, keys);
     V::transpose(block.word);
     for (int j = 0; j < 4; ++j) V::store_u(words + 4 * i + j * V::kLanes, block.word[j]);
   }
@@ -169,17 +170,18 @@ void normal_noise(const uint32_t* words, int count, float* z) {
     tails[i / 64] |= static_cast<uint64_t>(V::greater((typename V::I)V::bits(q), split)) << i % 64;
   }
   if (count % 64 != 0) tails[count / 64] &= (uint64_t{1} << count % 64) - 1;
+  // Gathered, computed and scattered in turn: done together, each vector would wait for its stores.
   uint16_t place[kNoiseBatch + kExpandSlack];
   const int found = expand(tails, (count + 63) / 64, 0, place);
+  uint32_t gathered[kNoiseBatch + kLanes];
+  float out[kNoiseBatch + kLanes];
+  for (int i = 0; i < found; ++i) gathered[i] = words[place[i]];
+  std::memset(gathered + found, 0, kLanes * sizeof(uint32_t));
   for (int i = 0; i < found; i += kLanes) {
-    const int filled = found - i < kLanes ? found - i : kLanes;
-    uint32_t packed[kLanes] = {};
-    float out[kLanes];
-    for (int j = 0; j < filled; ++j) packed[j] = words[place[i + j]];
-    const Folded<V> folded = fold<V>(V::load_u(packed));
-    V::store_f(out, with_sign<V>(normal_tail<V>(folded.v), folded.sign));
-    for (int j = 0; j < filled; ++j) z[place[i + j]] = out[j];
+    const Folded<V> folded = fold<V>(V::load_u(gathered + i));
+    V::store_f(out + i, with_sign<V>(normal_tail<V>(folded.v), folded.sign));
   }
+  for (int i = 0; i < found; ++i) z[place[i]] = out[i];
 }
 
 template <class V>
@@ -263,24 +265,50 @@ inline typename V::U updated(typename V::F old, typename V::F z, typename V::F s
   return sum == sum ? raw : nan;
 }
 
-// Updates V::kLanes weights from w; returns nothing, counts into the tally.
+// Counts for each lane, at most kNoiseBatch of them.
+template <class V>
+struct LaneTally {
+  typename V::I overflow = {}, unchanged = {};
+
+  void add_to(Tally* tally) const {
+    for (int i = 0; i < V::kLanes; ++i) {
+      tally->overflow += overflow[i];
+      tally->unchanged += unchanged[i];
+    }
+  }
+};
+
+// Updates the chosen of V::kLanes weights. A vector comparison gives -1 where it holds.
 template <class V, class T>
 inline void update_lanes(T* w, typename V::F z, typename V::F scale, uint32_t chosen,
-                         UpdateMode mode, bool commit, Tally* tally) {
+                         UpdateMode mode, bool commit, LaneTally<V>* tally) {
+  using I = typename V::I;
   using U = typename V::U;
   const U raw = V::load_raw(w);
   const auto old = V::from_bits(raw_to_bits<V>(w, raw));
   const U fresh = updated<V, T>(old, z, scale, mode);
   const auto value = V::from_bits(raw_to_bits<V>(w, fresh));
-  // Finite is what has a key below infinity's.
-  const auto infinity = (typename V::I)V::splat_u(0x7F800000u);
+  const I infinity = (I)V::splat_u(0x7F800000u);
   const U magnitude = V::splat_u(0x7FFFFFFFu);
-  const uint32_t old_finite = V::greater(infinity, (typename V::I)(V::bits(old) & magnitude));
-  const uint32_t new_finite = V::greater(infinity, (typename V::I)(V::bits(value) & magnitude));
-  const uint32_t equal = V::greater((typename V::I)V::splat_u(0), (typename V::I)(old == value));
-  tally->overflow += __builtin_popcount(chosen & old_finite & ~new_finite);
-  tally->unchanged += __builtin_popcount(chosen & equal);
-  if (commit) V::store_raw(w, V::mask_of(chosen) != 0 ? fresh : raw);
+  const I mask = V::mask_of(chosen);
+  const I old_finite = infinity > (I)(V::bits(old) & magnitude);
+  const I new_finite = infinity > (I)(V::bits(value) & magnitude);
+  tally->overflow -= mask & old_finite & ~new_finite;
+  tally->unchanged -= mask & (I)(old == value);
+  if (commit) V::store_raw(w, mask != 0 ? fresh : raw);
+}
+
+// Moves the chosen words to the front. A full vector is stored each time: it ends no later than the
+// words that were read.
+template <class V>
+void pack(uint32_t* words, const uint64_t* mask, int count) {
+  constexpr uint32_t kAll = (uint32_t{1} << V::kLanes) - 1;
+  uint32_t* out = words;
+  for (int i = 0; i < count; i += V::kLanes) {
+    const uint32_t chosen = static_cast<uint32_t>(mask[i / 64] >> i % 64) & kAll;
+    V::store_u(out, V::pack(V::load_u(words + i), chosen));
+    out += __builtin_popcount(chosen);
+  }
 }
 
 template <class V, class T>
@@ -289,26 +317,28 @@ void update(T* w, const float* z, const uint64_t* mask, int count, RowChange cha
   constexpr int kLanes = V::kLanes;
   constexpr uint32_t kAll = (uint32_t{1} << kLanes) - 1;
   const auto scale = V::splat_f(static_cast<float>(change.scale));
+  LaneTally<V> found;
   const int whole = count / kLanes * kLanes;
   for (int i = 0; i < whole; i += kLanes) {
     const uint32_t chosen = static_cast<uint32_t>(mask[i / 64] >> i % 64) & kAll;
-    if (chosen == 0) continue;
-    update_lanes<V>(w + i, V::load_f(z + i), scale, chosen, change.mode, commit, tally);
+    const auto own = V::from_bits(V::unpack(V::load_u(z), chosen));
+    z += __builtin_popcount(chosen);
+    update_lanes<V>(w + i, own, scale, chosen, change.mode, commit, &found);
   }
-  if (whole == count) return;
-  T padded[kLanes] = {};
-  float rest[kLanes] = {};
-  std::memcpy(padded, w + whole, (count - whole) * sizeof(T));
-  std::memcpy(rest, z + whole, (count - whole) * sizeof(float));
-  const uint32_t kept = (uint32_t{1} << (count - whole)) - 1;
-  const uint32_t chosen = static_cast<uint32_t>(mask[whole / 64] >> whole % 64) & kept;
-  update_lanes<V>(padded, V::load_f(rest), scale, chosen, change.mode, commit, tally);
-  if (commit) std::memcpy(w + whole, padded, (count - whole) * sizeof(T));
+  if (whole < count) {
+    const uint32_t chosen = static_cast<uint32_t>(mask[whole / 64] >> whole % 64) & kAll;
+    const auto own = V::from_bits(V::unpack(V::load_u(z), chosen));
+    T padded[kLanes] = {};
+    std::memcpy(padded, w + whole, (count - whole) * sizeof(T));
+    update_lanes<V>(padded, own, scale, chosen, change.mode, commit, &found);
+    if (commit) std::memcpy(w + whole, padded, (count - whole) * sizeof(T));
+  }
+  found.add_to(tally);
 }
 
 template <class V>
 constexpr Kernels table() {
-  return {scan<V, float>, scan<V, BFloat16>, scan<V, Float16>,    count_bits,
-          expand,         words_at<V>,       words_from<V>,       noise<V>,
-          permute<V>,     update<V, float>,  update<V, BFloat16>, update<V, Float16>};
+  return {scan<V, float>,   scan<V, BFloat16>,   scan<V, Float16>,  count_bits, expand,
+          words_at<V>,      words_from<V>,       noise<V>,          permute<V>, pack<V>,
+          update<V, float>, update<V, BFloat16>, update<V, Float16>};
 }

@@ -8,6 +8,26 @@
 
 namespace fastunlearn {
 
+// For each mask of eight lanes, in bytes: the lanes that are set, in order, and for each lane how
+// many are set before it.
+struct LaneTables {
+  uint64_t chosen[256] = {};
+  uint64_t rank[256] = {};
+
+  constexpr LaneTables() {
+    for (uint64_t mask = 0; mask < 256; ++mask) {
+      uint64_t count = 0;
+      for (uint64_t lane = 0; lane < 8; ++lane) {
+        rank[mask] |= (count & 7) << 8 * lane;
+        if ((mask >> lane & 1) == 0) continue;
+        chosen[mask] |= lane << 8 * count;
+        ++count;
+      }
+    }
+  }
+};
+inline constexpr LaneTables kLaneTables;
+
 struct Avx2Lanes : VectorLanes<F32x8, U32x8, I32x8, U64x4, 8> {
   static inline F sqrt(F x) { return (F)_mm256_sqrt_ps((__m256)x); }
 
@@ -40,6 +60,13 @@ struct Avx2Lanes : VectorLanes<F32x8, U32x8, I32x8, U64x4, 8> {
   }
   static inline U float_to_half(F x) {
     return (U)_mm256_cvtepu16_epi32(_mm256_cvtps_ph((__m256)x, _MM_FROUND_TO_NEAREST_INT));
+  }
+
+  static inline U pack(U x, uint32_t mask) { return permute(x, kLaneTables.chosen[mask]); }
+  static inline U unpack(U x, uint32_t mask) { return permute(x, kLaneTables.rank[mask]); }
+  static inline U permute(U x, uint64_t lanes) {
+    const __m128i bytes = _mm_cvtsi64_si128(static_cast<int64_t>(lanes));
+    return (U)_mm256_permutevar8x32_epi32((__m256i)x, _mm256_cvtepu8_epi32(bytes));
   }
 
   static inline void transpose(U (&w)[4]) {

@@ -40,6 +40,14 @@ struct Avx512Lanes : VectorLanes<F32x16, U32x16, I32x16, U64x8, 16> {
     return (U)_mm512_cvtepu16_epi32(_mm512_cvtps_ph((__m512)x, _MM_FROUND_TO_NEAREST_INT));
   }
 
+  // In registers: compressing into memory is slow on some processors.
+  static inline U pack(U x, uint32_t mask) {
+    return (U)_mm512_maskz_compress_epi32(static_cast<__mmask16>(mask), (__m512i)x);
+  }
+  static inline U unpack(U x, uint32_t mask) {
+    return (U)_mm512_maskz_expand_epi32(static_cast<__mmask16>(mask), (__m512i)x);
+  }
+
   static inline void transpose(U (&w)[4]) {
     const __m512i low01 = _mm512_unpacklo_epi32((__m512i)w[0], (__m512i)w[1]);
     const __m512i high01 = _mm512_unpackhi_epi32((__m512i)w[0], (__m512i)w[1]);

@@ -50,6 +50,24 @@ struct PortableLanes : VectorLanes<F32x4, U32x4, I32x4, U64x2, 4> {
     return out;
   }
 
+  // Lanes whose bit is set, moved to the front, and back; other lanes are unspecified.
+  static inline U pack(U x, uint32_t mask) {
+    U out = {};
+    int count = 0;
+    for (int i = 0; i < kLanes; ++i) {
+      if ((mask >> i & 1u) != 0) out[count++] = x[i];
+    }
+    return out;
+  }
+  static inline U unpack(U x, uint32_t mask) {
+    U out = {};
+    int count = 0;
+    for (int i = 0; i < kLanes; ++i) {
+      if ((mask >> i & 1u) != 0) out[i] = x[count++];
+    }
+    return out;
+  }
+
   // Transposes the 4 x 4 matrices that the four vectors form in each group of four lanes.
   static inline void transpose(U (&w)[4]) {
     const U low01 = __builtin_shuffle(w[0], w[1], U{0, 4, 1, 5});

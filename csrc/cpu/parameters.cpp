@@ -3,6 +3,13 @@
 namespace fastunlearn {
 
 Chunks::Chunks(const std::vector<Parameter>& parameters) {
+  int64_t count = 0;
+  for (const Parameter& parameter : parameters) {
+    count += (parameter.weight.numel() + kChunk - 1) / kChunk;
+  }
+  chunks_.reserve(count);
+  sums_.reserve(count + 1);
+  firsts_.reserve(parameters.size() + 1);
   sums_.push_back(0);
   for (size_t i = 0; i < parameters.size(); ++i) {
     firsts_.push_back(size());

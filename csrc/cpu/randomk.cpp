@@ -52,6 +52,10 @@ class SubsetChoice : public Choice {
       fill(domain, bits_.data() + words, execution);
       words += (domain.size + 63) / 64 + 1;
     }
+    counts_.resize(chunks.size());
+    chunks.for_each(0, chunks.size(), execution.threads, [this](int, int64_t chunk) {
+      counts_[chunk] = choose(chunk, &thread_room<ChoiceRoom>()).count;
+    });
   }
 
   Chosen choose(int64_t number, ChoiceRoom* room) const override {
@@ -72,7 +76,7 @@ class SubsetChoice : public Choice {
     return {kernels_.count(room->bits, words), nullptr, room->bits};
   }
 
-  int64_t at_most(int64_t chunk) const override { return chunks_[chunk].count; }
+  int64_t at_most(int64_t chunk) const override { return counts_[chunk]; }
 
  private:
   // Sets the bits of perm(0..k-1); above half, clears those of the others.
@@ -116,6 +120,7 @@ class SubsetChoice : public Choice {
   static constexpr int64_t kNowhere = INT64_MIN;
   std::vector<int64_t> home_;  // bit of flat index 0 for each parameter, or kNowhere
   std::vector<uint64_t> bits_;
+  std::vector<int> counts_;
 };
 
 // Whether one bit for each index costs less than going to each selected element by itself: where

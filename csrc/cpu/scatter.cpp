@@ -9,6 +9,7 @@ namespace fastunlearn {
 namespace {
 
 constexpr int kImages = 1024;  // of one task
+constexpr int kBatch = 128;    // elements whose noise is made while the next are fetched
 
 // Images of one task, with the elements they belong to.
 struct Images {
@@ -121,13 +122,13 @@ class ScatterWriter : public Scatter {
 
   void write(int worker, const Images& images) {
     Counts* const counts = this->counts(worker);
-    float z[kAhead + 16] = {};
+    float z[kBatch + 16] = {};
     fetch(images, 0);
-    for (int first = 0; first < images.count; first += kAhead) {
-      const int count = std::min(kAhead, images.count - first);
-      fetch(images, first + kAhead);
+    for (int first = 0; first < images.count; first += kBatch) {
+      const int count = std::min(kBatch, images.count - first);
+      fetch(images, first + kBatch);
       if (change_.mode != UpdateMode::kZero) {
-        uint32_t words[kAhead + 16];
+        uint32_t words[kBatch + 16];
         kernels_.words_at(images.index + first, count, change_.rng, words);
         kernels_.noise(change_.noise, words, count, z);
       }
@@ -171,7 +172,7 @@ class ScatterWriter : public Scatter {
   }
 
   void fetch(const Images& images, int first) const {
-    const int stop = std::min(first + kAhead, images.count);
+    const int stop = std::min(first + kBatch, images.count);
     for (int i = first; i < stop; ++i) {
       const Place place = images.place[i];
       if (place.parameter < 0) continue;

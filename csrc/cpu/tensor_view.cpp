@@ -17,6 +17,7 @@ TensorView::TensorView(void* data, DType dtype, const int64_t* sizes, const int6
     }
   }
   contiguous_ = numel_ == 0 || dims_.empty() || (dims_.size() == 1 && dims_[0].stride == 1);
+  if (contiguous_) dims_.clear();
 }
 
 bool TensorView::same_as(const TensorView& other) const {
@@ -28,7 +29,7 @@ bool TensorView::same_as(const TensorView& other) const {
 }
 
 const char* TensorView::end_bytes() const {
-  if (numel_ == 0) return begin_bytes();
+  if (contiguous_) return begin_bytes() + numel_ * item_bytes(dtype_);
   int64_t last = 0;
   for (const Dimension& dim : dims_) last += (dim.size - 1) * dim.stride;
   return begin_bytes() + (last + 1) * item_bytes(dtype_);

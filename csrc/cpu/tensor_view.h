@@ -57,7 +57,7 @@ class TensorView {
   DType dtype_;
   int64_t numel_ = 1;
   bool contiguous_ = true;
-  std::vector<Dimension> dims_;  // outermost first; empty for a single element
+  std::vector<Dimension> dims_;  // outermost first; empty where contiguous
 };
 
 inline int64_t item_bytes(DType dtype) {

@@ -16,18 +16,18 @@ inline constexpr int64_t kSelectedGrain = 1 << 12;
 
 // The bracket: keys sampled, at most one in 2^kSampleShift elements. With odds of
 // exp(-kLogInverseMiss) on each side it misses the threshold, and the exact fallback runs.
-inline constexpr int kSampleSparse = 1 << 17;
-inline constexpr int kSampleDense = 1 << 18;  // from K = n / 16 on
+inline constexpr int kSampleSparse = 1 << 16;
+inline constexpr int kSampleDense = 1 << 17;  // from K = n / 16 on
 inline constexpr int kSampleShift = 6;
-inline constexpr double kLogInverseMiss = 20;
+inline constexpr double kLogInverseMiss = 12;
 
 // Elements between the bounds that a chunk keeps, 6 bytes each; with more it is read again.
 inline constexpr int kMaybeLimit = 2048;
 // Surely selected elements that a chunk keeps as a list, 2 bytes each; with more, as a bitmap.
 inline constexpr int kSureLimit = kChunk / 16;
 
-// One in so many elements selected: from there on a block is updated as a whole.
-inline constexpr int kDenseShare = 4;
+// One in so many elements selected: from there on the words of all are made.
+inline constexpr int kDenseShare = 5;
 // Bytes of journal allowed on top of one bit for each element; beyond, weights are screened
 // instead.
 inline constexpr int64_t kJournalBytes = 1 << 20;
@@ -36,7 +36,7 @@ inline constexpr int kSpins = 200;
 // Selected weights between the one that is fetched and the one that is written.
 inline constexpr int kAhead = 32;
 // Random-k: one in so many elements selected, and a bitmap of all pays.
-inline constexpr int64_t kStreamingShare = 32;
+inline constexpr int64_t kStreamingShare = 256;
 
 }  // namespace fastunlearn
 

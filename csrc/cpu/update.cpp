@@ -119,44 +119,39 @@ class Writer {
     return {change_.scale[chunks_[chunk].parameter], change_.mode};
   }
 
-  // Dense stretches as a whole, the others by their list.
+  // Contiguous weights, a batch at a time: noise for the chosen, packed, then one pass of the
+  // batch.
   template <class T>
   void write_blocks(int64_t chunk, const Chosen& chosen, WriteRoom* room) {
     const Chunk& found = chunks_[chunk];
+    T* const data = static_cast<T*>(parameters_[found.parameter].weight.data()) + found.start;
+    Tally tally;
     for (int first = 0; first < found.count; first += kNoiseBatch) {
       const int count = std::min(kNoiseBatch, found.count - first);
       const uint64_t* const mask = chosen.bits + first / 64;
       const int selected = kernels_.count(mask, (count + 63) / 64);
-      if (selected * kDenseShare >= count) {
-        write_dense<T>(chunk, first, count, mask, room);
-      } else if (selected > 0) {
-        kernels_.expand(mask, (count + 63) / 64, first, room->choice.list);
-        write_list<T>(chunk, room->choice.list, selected, room);
-      }
+      if (selected == 0) continue;
+      make_packed_noise(chunk, first, count, mask, selected, room);
+      update_block(data + first, room->z, mask, count, row_change(chunk), &tally);
     }
+    outcomes_[chunk].tally = tally;
   }
 
-  template <class T>
-  void write_dense(int64_t chunk, int first, int count, const uint64_t* mask, WriteRoom* room) {
-    const Parameter& parameter = parameters_[chunks_[chunk].parameter];
-    const int64_t local = chunks_[chunk].start + first;
-    const float* z = room->z;
-    if (change_.mode == UpdateMode::kZero) {
-    } else if (parameter.segment.one_row()) {
-      const auto index = static_cast<uint64_t>(parameter.segment.to_global(local));
-      const int skip = static_cast<int>(index & 3);
-      kernels_.words_from(index >> 2, (skip + count + 3) / 4, change_.rng, room->words);
-      kernels_.noise(change_.noise, room->words + skip, count, room->z);
-    } else {
-      for (int i = 0; i < count; ++i) {
-        room->index[i] = static_cast<uint64_t>(parameter.segment.to_global(local + i));
-      }
-      kernels_.words_at(room->index, count, change_.rng, room->words);
-      kernels_.noise(change_.noise, room->words, count, room->z);
+  // Noise of the chosen among `count` elements, in their order. Where many are chosen the words of
+  // all are made, four from each Philox block, and the others dropped.
+  void make_packed_noise(int64_t chunk, int first, int count, const uint64_t* mask, int selected,
+                         WriteRoom* room) {
+    const Segment& segment = parameters_[chunks_[chunk].parameter].segment;
+    if (selected * kDenseShare < count || !segment.one_row() || change_.mode == UpdateMode::kZero) {
+      kernels_.expand(mask, (count + 63) / 64, first, room->choice.list);
+      make_noise(chunk, room->choice.list, selected, room);
+      return;
     }
-    T* const data = static_cast<T*>(parameter.weight.data()) + local;
-    Tally* const tally = &outcomes_[chunk].tally;
-    update_block(data, z, mask, count, row_change(chunk), tally);
+    const auto index = static_cast<uint64_t>(segment.to_global(chunks_[chunk].start + first));
+    const int skip = static_cast<int>(index & 3);
+    kernels_.words_from(index >> 2, (skip + count + 3) / 4, change_.rng, kStreamNoise, room->words);
+    kernels_.pack(room->words + skip, mask, count);
+    kernels_.noise(change_.noise, room->words + skip, selected, room->z);
   }
 
   void update_block(float* w, const float* z, const uint64_t* mask, int count, RowChange change,

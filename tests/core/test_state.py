@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import signal
-import subprocess
-import sys
-import textwrap
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -15,6 +11,7 @@ import pytest
 import torch
 from core import oracle
 from core.cases import image
+from core.processes import script
 from torch import Tensor, nn
 
 import fastunlearn as fu
@@ -268,55 +265,6 @@ def test_interrupt_while_planning_writes_nothing(monkeypatch: Any, keyboard: Any
     with pytest.raises(KeyboardInterrupt):
         direct(weights, scores)
     assert [image(w) for w in weights] == before
-
-
-def script(text: str, threads: int, timeout: float = 60.0) -> str:
-    """Run a Python script of its own; a hang becomes TimeoutExpired."""
-    environment = dict(os.environ, OMP_NUM_THREADS=str(threads), PYTHONWARNINGS="ignore")
-    environment["PYTHONPATH"] = os.pathsep.join(sys.path)
-    run = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(text)],
-        env=environment, timeout=timeout, capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert run.returncode == 0, run.stderr
-    return run.stdout
-
-
-# The inputs are made before the fork: torch's own parallel operations hang in such a child.
-FORK = """
-    import hashlib, os, signal, time, torch
-    torch.set_num_threads({threads})
-    import fastunlearn as fu
-
-    scores = [torch.arange(200_000.0)]
-    mine, childs, again = (torch.zeros(200_000) for _ in range(3))
-
-    def run(weights):
-        fu.perturb_([weights], fu.TopK(0.2, rel_std=None), scores=scores, seed=1)
-        fu.perturb_([weights], fu.RandomK(0.1, rel_std=0.5), seed=1)
-        return hashlib.sha256(weights.numpy().tobytes()).hexdigest()
-
-    first = run(mine)
-    child = os.fork()
-    if child == 0:
-        os._exit(0 if run(childs) == first else 1)
-    limit = time.monotonic() + 10
-    while time.monotonic() < limit:
-        done, status = os.waitpid(child, os.WNOHANG)
-        if done:
-            break
-        time.sleep(0.05)
-    else:
-        os.kill(child, signal.SIGKILL)
-        os.waitpid(child, 0)
-        raise SystemExit("the child hangs")
-    assert status == 0 and run(again) == first
-"""
-
-
-@pytest.mark.parametrize("threads", [1, 2])
-def test_fork_after_use(threads: int) -> None:
-    script(FORK.format(threads=threads), threads)
 
 
 FLUSH = """
