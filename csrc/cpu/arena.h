@@ -5,12 +5,27 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <utility>
 #include <vector>
 
 namespace fastunlearn {
 
+using Page = std::unique_ptr<char[]>;
+inline constexpr size_t kPageBytes = size_t{1} << 20;
+
+// A page of kPageBytes, uninitialised: one that an arena has given back, or a new one.
+Page take_page();
+// Keeps a page for later calls, up to kKeptPages of them; fresh ones cost a page fault every 4 KiB.
+void give_page(Page page);
+
 class Arena {
  public:
+  Arena() = default;
+  Arena(Arena&&) = default;
+  ~Arena() {
+    for (Page& page : pages_) give_page(std::move(page));
+  }
+
   // Uninitialised room for `count` values.
   template <class T>
   T* allocate(size_t count) {
@@ -23,19 +38,17 @@ class Arena {
   }
 
  private:
-  static constexpr size_t kPage = size_t{1} << 20;
-
-  // Blocks double up to a page, so that a small call takes little.
   void grow(size_t bytes) {
-    size_ = size_ == 0 ? size_t{1} << 14 : (size_ < kPage ? size_ * 4 : kPage);
-    left_ = bytes > size_ ? bytes : size_;
-    pages_.emplace_back(new char[left_]);
-    next_ = pages_.back().get();
+    const bool large = bytes > kPageBytes;
+    std::vector<Page>& home = large ? large_ : pages_;
+    home.push_back(large ? Page(new char[bytes]) : take_page());
+    next_ = home.back().get();
+    left_ = large ? bytes : kPageBytes;
   }
 
-  std::vector<std::unique_ptr<char[]>> pages_;
+  std::vector<Page> pages_, large_;
   char* next_ = nullptr;
-  size_t left_ = 0, size_ = 0;
+  size_t left_ = 0;
 };
 
 }  // namespace fastunlearn

@@ -47,6 +47,15 @@ std::vector<uint32_t> sample(const KeyReader& keys, const Chunks& chunks, int64_
   return found;
 }
 
+// The sample that costs least: m keys are drawn, and 2 n sqrt(2 p (1 - p) L / m) lie between the
+// bounds. The share p is held away from 0 and 1, where the second term of the bounds takes over.
+int64_t sample_size(int64_t total, double share) {
+  const double p = std::clamp(share, 1e-3, 1 - 1e-3);
+  const double spread = std::sqrt(2 * p * (1 - p) * kLogInverseMiss);
+  const double best = std::pow(static_cast<double>(total) * spread / kDrawCost, 2.0 / 3);
+  return std::min({static_cast<int64_t>(best), total >> kSampleShift, kSampleLimit});
+}
+
 }  // namespace
 
 uint32_t kth_greatest(uint32_t* keys, int64_t count, int64_t rank) {
@@ -67,11 +76,10 @@ uint32_t kth_greatest(uint32_t* keys, int64_t count, int64_t rank) {
 Bracket find_bracket(const KeyReader& keys, const Chunks& chunks, int64_t first, int64_t last,
                      int64_t k, const Execution& execution) {
   const int64_t total = chunks.elements(first, last);
-  const int64_t most = k < total / 16 ? kSampleSparse : kSampleDense;
-  const int64_t size = std::min<int64_t>(most, total >> kSampleShift);
+  const double share = static_cast<double>(k) / static_cast<double>(total);
+  const int64_t size = sample_size(total, share);
   if (total <= kMaybeLimit || size == 0) return {0, kMagnitude};
   std::vector<uint32_t> found = sample(keys, chunks, first, last, size, execution);
-  const double share = static_cast<double>(k) / static_cast<double>(total);
   const double rank = share * static_cast<double>(size);
   const double third = kLogInverseMiss / 3;
   const double spread = third + std::sqrt(third * third + 2 * rank * (1 - share) * kLogInverseMiss);

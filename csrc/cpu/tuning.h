@@ -3,6 +3,7 @@
 #ifndef FASTUNLEARN_CPU_TUNING_H_
 #define FASTUNLEARN_CPU_TUNING_H_
 
+#include <cstddef>
 #include <cstdint>
 
 namespace fastunlearn {
@@ -14,11 +15,13 @@ inline constexpr int64_t kGrain = 1 << 17;
 // Selected elements that are.
 inline constexpr int64_t kSelectedGrain = 1 << 12;
 
-// The bracket: keys sampled, at most one in 2^kSampleShift elements. With odds of
-// exp(-kLogInverseMiss) on each side it misses the threshold, and the exact fallback runs.
-inline constexpr int kSampleSparse = 1 << 16;
-inline constexpr int kSampleDense = 1 << 17;  // from K = n / 16 on
-inline constexpr int kSampleShift = 6;
+// The bracket: greatest number of keys sampled, and at most one in 2^kSampleShift elements.
+inline constexpr int64_t kSampleLimit = 1 << 17;
+inline constexpr int kSampleShift = 4;
+// What it takes to draw a key, in terms of what it takes to keep one between the bounds.
+inline constexpr double kDrawCost = 5;
+// With odds of exp(-kLogInverseMiss) on each side the bracket misses the threshold, and the exact
+// fallback runs.
 inline constexpr double kLogInverseMiss = 12;
 
 // Elements between the bounds that a chunk keeps, 6 bytes each; with more it is read again.
@@ -31,6 +34,8 @@ inline constexpr int kDenseShare = 5;
 // Bytes of journal allowed on top of one bit for each element; beyond, weights are screened
 // instead.
 inline constexpr int64_t kJournalBytes = 1 << 20;
+// Pages of 1 MiB that are kept from call to call.
+inline constexpr size_t kKeptPages = 16;
 // Spins (each a yield) of an idle worker before it sleeps.
 inline constexpr int kSpins = 200;
 // Selected weights between the one that is fetched and the one that is written.

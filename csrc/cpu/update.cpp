@@ -21,19 +21,18 @@ struct Outcome {
 class Journal {
  public:
   Journal(const std::vector<Parameter>& parameters, const Chunks& chunks, const Choice& choice)
-      : offsets_(chunks.size() + 1) {
+      : rooms_(chunks.size()) {
     for (int64_t i = 0; i < chunks.size(); ++i) {
       const int64_t item = item_bytes(parameters[chunks[i].parameter].weight.dtype());
       const int64_t bytes = choice.at_most(i) * (item + static_cast<int64_t>(sizeof(uint16_t)));
-      offsets_[i + 1] = offsets_[i] + (bytes + 7) / 8 * 8;
+      if (bytes > 0) rooms_[i] = arena_.allocate<char>(bytes);
     }
-    bytes_.reset(new char[offsets_.back()]);
   }
 
   // Old values of a chunk's elements, then their places.
   template <class T>
   T* values(int64_t chunk) const {
-    return reinterpret_cast<T*>(bytes_.get() + offsets_[chunk]);
+    return reinterpret_cast<T*>(rooms_[chunk]);
   }
   template <class T>
   uint16_t* places(int64_t chunk, int count) const {
@@ -41,8 +40,8 @@ class Journal {
   }
 
  private:
-  std::vector<int64_t> offsets_;
-  std::unique_ptr<char[]> bytes_;
+  Arena arena_;
+  std::vector<char*> rooms_;
 };
 
 // Room that one thread needs to write.
