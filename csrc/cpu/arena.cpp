@@ -32,7 +32,8 @@ Page take_page() {
 
 void give_page(Page page) {
   const std::unique_lock<std::mutex> lock(shelf().mutex, std::try_to_lock);
-  if (lock.owns_lock() && shelf().pages.size() < kKeptPages) shelf().pages.push_back(std::move(page));
+  if (lock.owns_lock() && shelf().pages.size() < kKeptPages)
+    shelf().pages.push_back(std::move(page));
 }
 
 }  // namespace fastunlearn

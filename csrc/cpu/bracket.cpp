@@ -53,7 +53,8 @@ int64_t sample_size(int64_t total, double share) {
   const double p = std::clamp(share, 1e-3, 1 - 1e-3);
   const double spread = std::sqrt(2 * p * (1 - p) * kLogInverseMiss);
   const double best = std::pow(static_cast<double>(total) * spread / kDrawCost, 2.0 / 3);
-  return std::min({static_cast<int64_t>(best), total >> kSampleShift, kSampleLimit});
+  const int64_t wanted = std::clamp(static_cast<int64_t>(best), kSampleLeast, kSampleLimit);
+  return std::min(wanted, total >> kSampleShift);
 }
 
 }  // namespace

@@ -15,7 +15,9 @@ inline constexpr int64_t kGrain = 1 << 17;
 // Selected elements that are.
 inline constexpr int64_t kSelectedGrain = 1 << 12;
 
-// The bracket: greatest number of keys sampled, and at most one in 2^kSampleShift elements.
+// The bracket: least and greatest number of keys sampled, and at most one in 2^kSampleShift
+// elements.
+inline constexpr int64_t kSampleLeast = 512;
 inline constexpr int64_t kSampleLimit = 1 << 17;
 inline constexpr int kSampleShift = 4;
 // What it takes to draw a key, in terms of what it takes to keep one between the bounds.
