@@ -18,7 +18,7 @@ FASTUNLEARN_WERROR ?= 1
 export FASTUNLEARN_REQUIRE_EXT FASTUNLEARN_WERROR
 
 .DEFAULT_GOAL := help
-.PHONY: help venv build demo test lint format bench clean
+.PHONY: help venv build demo test sanitize lint format bench clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' Makefile
@@ -31,7 +31,10 @@ demo: build ## Train, unlearn, compare with retraining; the report lands in runs
 	$(BIN)/fastunlearn demo --out runs/demo
 
 test: build ## Run the default tests
-	$(BIN)/python -m pytest -q --durations=10
+	$(BIN)/python -m pytest -q -n auto --dist loadfile --durations=10
+
+sanitize: build ## Run the tests under the address, undefined-behaviour and thread sanitizers
+	$(BIN)/python -m pytest -q -m "slow or not slow" tests/test_cxx.py tests/test_sanitizers.py
 
 lint: $(DEPS_STAMP) ## Check style and types
 	$(BIN)/ruff check .

@@ -18,6 +18,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import setuptools
@@ -69,6 +70,21 @@ def what_is_missing() -> str | None:
     return None
 
 
+def openmp_flags() -> list[str]:
+    """Return the flag for OpenMP where the compiler has it: the kernels then share torch's threads."""
+    import torch
+
+    if not torch.backends.openmp.is_available():
+        return []
+    compiler = shlex.split(os.environ.get("CXX") or "c++")
+    with tempfile.TemporaryDirectory() as folder:
+        source = Path(folder, "probe.cpp")
+        source.write_text("#include <omp.h>\nint main() { return omp_get_max_threads() == 0; }\n")
+        command = [*compiler, "-fopenmp", str(source), "-o", str(Path(folder, "probe"))]
+        found = subprocess.run(command, capture_output=True).returncode == 0
+    return ["-fopenmp"] if found else []
+
+
 def has_cuda(cuda_sources: list[str]) -> bool:
     import torch
     from torch.utils.cpp_extension import CUDA_HOME
@@ -85,7 +101,8 @@ def torch_extension(sources: list[str], headers: list[str]) -> Extension:
     cuda_sources = find("csrc/cuda/*.cu")
     cuda = has_cuda(cuda_sources)
     werror = flag("FASTUNLEARN_WERROR")
-    cxx = CXX_FLAGS + ["-Werror"] * werror
+    openmp = openmp_flags()
+    cxx = CXX_FLAGS + openmp + ["-Werror"] * werror
     nvcc = NVCC_FLAGS + ["-Werror=all-warnings"] * werror
     version = re.search(r'__version__ = "(.+)"', (ROOT / "fastunlearn/_version.py").read_text())
     macros = {"VERSION": version[1], "CXX_FLAGS": " ".join(cxx)}
@@ -101,6 +118,7 @@ def torch_extension(sources: list[str], headers: list[str]) -> Extension:
     system = [arg for path in extension.include_dirs for arg in ("-isystem", path)]
     extension.include_dirs = [str(ROOT / "csrc")]
     extension.extra_compile_args = {"cxx": cxx + system, "nvcc": nvcc + system}
+    extension.extra_link_args += openmp
     return extension
 
 

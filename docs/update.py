@@ -19,7 +19,6 @@ ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "docs/results/mnist-5-seeds.json"
 SWEEP = ROOT / "docs/results/sweep.json"
 BENCHMARKS = ROOT / "benchmarks/results"
-FALLBACK = BENCHMARKS / "fallback-amd-epyc-2core.json"
 NOT_MEASURED = "Not measured yet."
 PAGES = ("README.md", "docs/method.md", "docs/performance.md")
 
@@ -72,30 +71,6 @@ def sweep_table() -> str:
         gap, test = summary[name]["average_gap"]["mean"], summary[name]["test_accuracy"]["mean"]
         kept = "yes" if test >= bound else "no"
         lines.append(f"| {name} | {gap * 100:.2f} | {test * 100:.1f} | {kept} |")
-    return "\n".join(lines)
-
-
-def fallback_table() -> str:
-    """Times and peak memory of the fallback and its peers."""
-    if not FALLBACK.exists():
-        return NOT_MEASURED
-    results = load(FALLBACK)
-    facts = results["environment"]
-    lines = [
-        f"{facts['cpu']}, {facts['threads']} threads, torch {facts['torch']},"
-        f" `{facts['command']}`:",
-        "",
-        "| case | K | method | ms | times ours | peak extra MiB |",
-        "|---|---|---|---|---|---|",
-    ]
-    for row in results["rows"]:
-        ours = row["time_ms"]["fastunlearn"]
-        case = f"{row['kind']}, {row['model']}, {row['pattern']} gradients"
-        for name, value in row["time_ms"].items():
-            peak = row.get("peak_extra_mib", {}).get(name)
-            memory = "" if peak is None else f"{peak:.0f}"
-            cells = [case, f"{row['k']:g}", name, f"{value:.2f}", f"{value / ours:.2f}", memory]
-            lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
@@ -182,7 +157,6 @@ def _check_cell(row: dict[str, Any]) -> str:
 BLOCKS: dict[str, Callable[[], str]] = {
     "results": results_table,
     "sweep": sweep_table,
-    "fallback": fallback_table,
     "performance": lambda: bench_table(is_headline),
     "check": check_table,
     "full": lambda: bench_table(is_plain),

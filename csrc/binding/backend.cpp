@@ -7,14 +7,6 @@
 namespace fastunlearn {
 namespace {
 
-SimdLevel highest() {
-  SimdLevel found = SimdLevel::kPortable;
-  for (const SimdLevel level : kSimdLevels) {
-    if (simd_supported(level)) found = level;
-  }
-  return found;
-}
-
 SimdLevel parse(const std::string& name) {
   for (const SimdLevel level : kSimdLevels) {
     if (name != simd_name(level)) continue;
@@ -29,7 +21,7 @@ SimdLevel parse(const std::string& name) {
 std::atomic<SimdLevel>& current() {
   static std::atomic<SimdLevel> level = [] {
     const char* const wanted = std::getenv("FASTUNLEARN_SIMD");
-    return wanted != nullptr && *wanted != '\0' ? parse(wanted) : highest();
+    return wanted != nullptr && *wanted != '\0' ? parse(wanted) : highest_simd_level();
   }();
   return level;
 }

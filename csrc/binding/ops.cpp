@@ -12,6 +12,7 @@
 
 #include "binding/backend.h"
 #include "cpu/float_mode.h"
+#include "cpu/pool.h"
 #include "cpu/randomk.h"
 #include "cpu/rms.h"
 #include "cpu/topk.h"
@@ -28,6 +29,19 @@ struct Run {
   IeeeMode mode;
   Execution execution{&kernels(simd_level()), at::get_num_threads()};
 };
+
+#ifdef _OPENMP
+// One share for each worker: torch's own team, which is awake when an operation has just run.
+void run_on_torch_threads(int threads, TaskRef body) {
+  at::parallel_for(0, threads, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t worker = begin; worker < end; ++worker) body(static_cast<int>(worker), 0);
+  });
+}
+
+void share_torch_threads() { borrow_threads(run_on_torch_threads); }
+#else
+void share_torch_threads() {}
+#endif
 
 DType dtype_of(const Tensor& tensor) {
   switch (tensor.scalar_type()) {
@@ -240,6 +254,7 @@ Tensor run_rms(TensorList tensors) {
 }  // namespace fastunlearn
 
 TORCH_LIBRARY_IMPL(fastunlearn, CPU, library) {
+  fastunlearn::share_torch_threads();
   library.impl("topk_perturb_", &fastunlearn::run_topk_perturb_);
   library.impl("topk_select", &fastunlearn::run_topk_select);
   library.impl("randomk_perturb_", &fastunlearn::run_randomk_perturb_);

@@ -47,6 +47,14 @@ inline bool simd_supported(SimdLevel level) { return level == SimdLevel::kPortab
 
 #endif
 
+inline SimdLevel highest_simd_level() {
+  SimdLevel found = SimdLevel::kPortable;
+  for (const SimdLevel level : kSimdLevels) {
+    if (simd_supported(level)) found = level;
+  }
+  return found;
+}
+
 }  // namespace fastunlearn
 
 #endif  // FASTUNLEARN_CORE_SIMD_H_

@@ -107,14 +107,22 @@ class Pool {
 };
 
 std::atomic<Pool*> current{nullptr};
+std::atomic<Runner> lender{nullptr};
 
 // Threads do not survive a fork, nor do the locks they held: the child starts a new pool. The old
 // one is leaked, since its destructor would wait for them.
-void forget_pool() { current.store(nullptr); }
+void forget_threads() {
+  current.store(nullptr);
+  lender.store(nullptr);
+}
+
+void watch_forks() {
+  static const int registered = pthread_atfork(nullptr, nullptr, forget_threads);
+  (void)registered;
+}
 
 Pool& pool() {
-  static const int registered = pthread_atfork(nullptr, nullptr, forget_pool);
-  (void)registered;
+  watch_forks();
   Pool* found = current.load();
   if (found == nullptr) {
     Pool* const made = new Pool;
@@ -126,12 +134,19 @@ Pool& pool() {
 
 }  // namespace
 
+void borrow_threads(Runner runner) {
+  watch_forks();
+  lender.store(runner);
+}
+
 void parallel_for(int threads, int64_t num_tasks, TaskRef body) {
   if (num_tasks == 0) return;
   if (threads > num_tasks) threads = static_cast<int>(num_tasks);
   Job job(num_tasks, body);
   if (threads <= 1 || Working::now) {
     job.work(0);
+  } else if (const Runner runner = lender.load()) {
+    runner(threads, [&job](int worker, int64_t) { job.work(worker); });
   } else {
     pool().run(threads, &job);
   }

@@ -1,4 +1,4 @@
-// A persistent pool of threads, of its own so that a fork or another OpenMP library cannot hang it.
+// Parallel loops on borrowed threads, or on a persistent pool that survives a fork.
 #ifndef FASTUNLEARN_CPU_POOL_H_
 #define FASTUNLEARN_CPU_POOL_H_
 
@@ -27,6 +27,14 @@ class TaskRef {
 // a flush-to-zero mode of the caller is suspended. Returns when all are done. The first exception
 // is thrown again here; tasks not begun by then are left out.
 void parallel_for(int threads, int64_t num_tasks, TaskRef body);
+
+// Runs body(worker, 0) for every worker in [0, threads), on threads of its own choice.
+using Runner = void (*)(int threads, TaskRef body);
+
+// Makes parallel_for borrow the threads of another library instead of keeping its own. Where that
+// library's idle threads spin, threads beside them would have to share their cores. A forked child
+// goes back to threads of its own: others' do not survive a fork.
+void borrow_threads(Runner runner);
 
 }  // namespace fastunlearn
 

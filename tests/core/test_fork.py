@@ -66,9 +66,11 @@ GENERATIONS = """
     child_of(child)
 """
 
-# The parent has used no threads but those of the compiled kernels, so the child may use torch's.
+# torch's own operations in a child need one thread, as after any parallel operation of torch: the
+# compiled kernels borrow its threads. Workers of a DataLoader are set so.
 TORCH = """
     def child():
+        torch.set_num_threads(1)
         model = torch.nn.Linear(500, 400)
         model(torch.ones(64, 500)).sum().backward()
         fu.perturb_(model, fu.TopK(9), seed=0)
