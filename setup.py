@@ -71,7 +71,7 @@ def what_is_missing() -> str | None:
 
 
 def openmp_flags() -> list[str]:
-    """Return the flag for OpenMP where the compiler has it: the kernels then share torch's threads."""
+    """Return the flag for OpenMP where there is one: the kernels then share torch's threads."""
     import torch
 
     if not torch.backends.openmp.is_available():

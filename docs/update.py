@@ -93,15 +93,24 @@ def is_plain(row: dict[str, Any]) -> bool:
     return "threads" not in row and "simd" not in row
 
 
-def is_headline(row: dict[str, Any]) -> bool:
-    """Whether a row belongs in the README."""
-    usual = row["values"] == "normal" and row["dtype"] == "fp32" and row["k"] in (0.01, 0.5)
-    sized = row["layout"] in ("ResNet-18", "BERT-base") or row["numel"] >= 10**8
-    return is_plain(row) and usual and sized and (row["layout"] == "one tensor" or row["k"] == 0.01)
+def headline_table() -> str:
+    """What the newest check at the best level says of speed and memory."""
+    found = [r for r in measured("check-*.json") if r["environment"]["simd"] != "portable"]
+    if not found:
+        return NOT_MEASURED
+    lines = [machine_line(found[0]["environment"]), "", "| case | figure | bar |", "|---|---|---|"]
+    for row in found[0]["rows"]:
+        if row["limit"] is None or row["row"].startswith(("adversarial", "pure-PyTorch", "1 ->")):
+            continue
+        faster = "faster, " if row["at_least"] else ""
+        sign = "≥" if row["at_least"] else "≤"
+        figure = f"{row['measured']:.3g}{row['unit']} {faster}{row['what']}"
+        lines.append(f"| {row['row']} | {figure} | {sign} {row['limit']:.3g} |")
+    return "\n".join(lines)
 
 
-def bench_table(choose: Callable[[dict[str, Any]], bool], extra: str | None = None) -> str:
-    """Rows of the newest full results; `extra` names a field with a column of its own."""
+def bench_table(choose: Callable[[dict[str, Any]], bool]) -> str:
+    """Rows of the newest full results."""
     from fastunlearn.bench.cases import OURS
     from fastunlearn.bench.results import times_floor
     from fastunlearn.bench.table import SHORT, ratio
@@ -110,14 +119,14 @@ def bench_table(choose: Callable[[dict[str, Any]], bool], extra: str | None = No
     rows = [row for row in found[0]["rows"] if choose(row)] if found else []
     if not rows:
         return NOT_MEASURED
-    columns = ["case", *([extra] if extra else []), "ms", "GB/s", "x floor", "extra MiB"]
+    columns = ["case", "ms", "GB/s", "x floor", "extra MiB"]
     columns.append("times faster than")
     lines = [machine_line(found[0]["environment"]), "", f"| {' | '.join(columns)} |"]
     lines.append("|---" * len(columns) + "|")
     for row in rows:
         ours, floor, memory = row["ms"][OURS], times_floor(row), row["peak_extra_mib"].get(OURS)
         peers = [f"{SHORT[m]} {ratio(ms / ours)}" for m, ms in row["ms"].items() if m in SHORT]
-        cells = [row["label"], *([str(row[extra])] if extra else []), f"{ours:.3g}"]
+        cells = [row["label"], f"{ours:.3g}"]
         cells.append("" if row["floor_bytes"] is None else f"{row['floor_bytes'] / ours / 1e6:.1f}")
         cells += [
             "" if floor is None else f"{floor:.2f}",
@@ -157,11 +166,9 @@ def _check_cell(row: dict[str, Any]) -> str:
 BLOCKS: dict[str, Callable[[], str]] = {
     "results": results_table,
     "sweep": sweep_table,
-    "performance": lambda: bench_table(is_headline),
+    "performance": headline_table,
     "check": check_table,
     "full": lambda: bench_table(is_plain),
-    "threads": lambda: bench_table(lambda row: "threads" in row, "threads"),
-    "simd": lambda: bench_table(lambda row: "simd" in row, "simd"),
 }
 
 
