@@ -191,6 +191,8 @@ def test_a_long_first_call_counts(monkeypatch):
 def test_buffers_take_turns_and_exceed_the_cache(monkeypatch):
     monkeypatch.setattr(measure, "last_level_cache_bytes", lambda: 4 * SMALL.size_bytes)
     monkeypatch.setattr(measure, "MOST_SETS", 64)
+    assert measure.buffer_sets(SMALL) == 1  # so small that the call itself is measured
+    monkeypatch.setattr(measure, "_OVERHEAD_BYTES", 1)
     assert measure.buffer_sets(SMALL) == 16
     assert measure.buffer_sets(Data("one tensor", 100)) == 64
     assert measure.buffer_sets(Data("one tensor", 10**8)) == 1
@@ -362,7 +364,7 @@ def update(tmp_path):
     return module
 
 
-BLOCKS = ["performance", "check", "full", "threads", "simd", "fallback"]
+BLOCKS = ["performance", "check", "full"]
 
 
 @pytest.mark.parametrize("name", BLOCKS)
@@ -382,8 +384,8 @@ def test_blocks_take_the_newest_results(update, tmp_path):
         judged = [check.judge(bar, values, {})]
         results.write(tmp_path / f"check-{name}.json", "check", {**facts, "date": date}, judged)
     line = "| Top-K 1 %, one tensor, 1e8, fp32 | 30 | 13.3 | 1.50 | 24 | topk 40x,"
-    assert line in update.BLOCKS["performance"]() and line in update.BLOCKS["full"]()
-    assert "| Top-K 1 %, one tensor, 1e8, fp32 | 2 | 30 |" in update.BLOCKS["threads"]()
+    assert update.BLOCKS["full"]().count(line) == 1  # not the row of another number of threads
+    assert "| row | 3e+04 us what | ≤ 2.5e+04 |" in update.BLOCKS["performance"]()
     assert (
         "| row | what | ≤ 25000 |  | 3e+04 us MISSED | 2e+04 us met |" in update.BLOCKS["check"]()
     )
