@@ -1,7 +1,8 @@
 // Where the time of the compiled CPU core goes: its kernels, and the stages of one Top-K.
 //
-//   g++ -O3 -std=c++17 -ffp-contract=off -pthread -Icsrc benchmarks/stages.cpp csrc/cpu/*.cpp \
-//     -o /tmp/stages && /tmp/stages [threads]
+//   g++ -O3 -std=c++17 -ffp-contract=off -pthread -Icsrc -o stages
+//       benchmarks/stages.cpp csrc/cpu/*.cpp      (one line)
+//   ./stages [threads]
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
