@@ -15,7 +15,7 @@ struct Threshold {
   int64_t above, ties;
 };
 
-// Counts of keys in `Bins` equal ranges, by each thread for itself.
+// Counts of keys in equal ranges, by each thread for itself.
 class Histogram {
  public:
   Histogram(int bins, int threads) : bins_(bins), counts_(threads) {}

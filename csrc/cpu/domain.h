@@ -45,6 +45,9 @@ class Locator {
   int shift_ = 0;
 };
 
+// Images of a permutation that one task computes.
+inline constexpr int kImages = 1024;
+
 // One problem of Random-k: k elements of the indices base .. base + size.
 struct Domain {
   int64_t base, size, k;

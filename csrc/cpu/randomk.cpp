@@ -1,15 +1,12 @@
 #include "cpu/randomk.h"
 
 #include <algorithm>
-#include <memory>
 
 #include "cpu/scatter.h"
 #include "cpu/topk.h"
 
 namespace fastunlearn {
 namespace {
-
-constexpr int kImages = 1024;  // of one task
 
 std::vector<Domain> domains_of(const RandomK& randomk) {
   std::vector<Domain> domains;

@@ -8,8 +8,7 @@
 namespace fastunlearn {
 namespace {
 
-constexpr int kImages = 1024;  // of one task
-constexpr int kBatch = 128;    // elements whose noise is made while the next are fetched
+constexpr int kBatch = 128;  // elements whose noise is made while the next are fetched
 
 // Images of one task, with the elements they belong to.
 struct Images {
@@ -38,7 +37,7 @@ class Scatter {
         locator_(parameters),
         counts_(execution.threads) {}
 
-  // Calls body(worker, number of the first image of the task, images) for all tasks.
+  // Calls body(worker, images) for all tasks.
   template <class Body>
   void for_each_task(const Body& body) {
     int64_t before = 0;

@@ -1,7 +1,6 @@
 #include "cpu/update.h"
 
 #include <algorithm>
-#include <cfloat>
 #include <cmath>
 #include <memory>
 
@@ -16,6 +15,13 @@ struct Outcome {
   Tally tally;
 };
 
+// Bytes of journal that a chunk may need: the old value and the place of each of its elements.
+int64_t journal_bytes(const std::vector<Parameter>& parameters, const Chunk& chunk,
+                      int64_t at_most) {
+  const int64_t item = item_bytes(parameters[chunk.parameter].weight.dtype());
+  return at_most * (item + static_cast<int64_t>(sizeof(uint16_t)));
+}
+
 // Places and old values of the elements that were written, to undo it. Room for all chunks is there
 // before the first write.
 class Journal {
@@ -23,8 +29,7 @@ class Journal {
   Journal(const std::vector<Parameter>& parameters, const Chunks& chunks, const Choice& choice)
       : rooms_(chunks.size()) {
     for (int64_t i = 0; i < chunks.size(); ++i) {
-      const int64_t item = item_bytes(parameters[chunks[i].parameter].weight.dtype());
-      const int64_t bytes = choice.at_most(i) * (item + static_cast<int64_t>(sizeof(uint16_t)));
+      const int64_t bytes = journal_bytes(parameters, chunks[i], choice.at_most(i));
       if (bytes > 0) rooms_[i] = arena_.allocate<char>(bytes);
     }
   }
@@ -267,8 +272,7 @@ bool journal_pays(const std::vector<Parameter>& parameters, const Chunks& chunks
                   const Choice& choice) {
   int64_t bytes = 0;
   for (int64_t i = 0; i < chunks.size(); ++i) {
-    const int64_t item = item_bytes(parameters[chunks[i].parameter].weight.dtype());
-    bytes += choice.at_most(i) * (item + static_cast<int64_t>(sizeof(uint16_t)));
+    bytes += journal_bytes(parameters, chunks[i], choice.at_most(i));
   }
   return bytes <= kJournalBytes + chunks.elements(0, chunks.size()) / 8;
 }
