@@ -18,6 +18,10 @@ struct Float16 {
   uint16_t bits;
 };
 
+// A value of any storage type as fp32; fp64 is rounded once.
+FASTUNLEARN_HD float to_float32(float x) { return x; }
+FASTUNLEARN_HD float to_float32(double x) { return static_cast<float>(x); }
+
 FASTUNLEARN_HD float to_float32(BFloat16 x) {
   return ScalarLanes::from_bits(static_cast<uint32_t>(x.bits) << 16);
 }

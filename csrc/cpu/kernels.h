@@ -4,6 +4,7 @@
 
 #include <cstdint>
 
+#include "core/element.h"
 #include "core/half.h"
 #include "core/params.h"
 #include "core/permutation.h"
@@ -20,18 +21,6 @@ inline constexpr int kNoiseBatch = 1024;
 // Two keys around the threshold: a key above `hi` is surely selected, one below `lo` surely not.
 struct Bracket {
   uint32_t lo, hi;
-};
-
-// How a row of selected weights changes.
-struct RowChange {
-  double scale;
-  UpdateMode mode;
-};
-
-// What the update of some weights met.
-struct Tally {
-  int64_t overflow = 0;   // finite weights whose new value is not finite
-  int64_t unchanged = 0;  // weights whose new value equals the old one
 };
 
 // What a scan found: the greatest key, and how many bits of each kind it set.

@@ -3,8 +3,6 @@
 #include <algorithm>
 #include <memory>
 
-#include "cpu/element.h"
-
 namespace fastunlearn {
 namespace {
 

@@ -81,9 +81,6 @@ inline auto dispatch(DType dtype, Body body) {
   return body(static_cast<float*>(nullptr));
 }
 
-inline float to_float32(float x) { return x; }
-inline float to_float32(double x) { return static_cast<float>(x); }
-
 }  // namespace fastunlearn
 
 #endif  // FASTUNLEARN_CPU_TENSOR_VIEW_H_

@@ -4,8 +4,6 @@
 #include <cmath>
 #include <memory>
 
-#include "cpu/element.h"
-
 namespace fastunlearn {
 namespace {
 

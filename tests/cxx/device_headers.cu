@@ -1,5 +1,6 @@
 // Every function of csrc/core, instantiated for the device: compiled, never run. The only includes
 // are the project's own, so that this also shows that they need nothing else.
+#include "core/element.h"
 #include "core/half.h"
 #include "core/keys.h"
 #include "core/lanes.h"
