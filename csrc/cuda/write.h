@@ -1,0 +1,42 @@
+// The write: noise on the elements that a bitmap names, all of them or none.
+#ifndef FASTUNLEARN_CUDA_WRITE_H_
+#define FASTUNLEARN_CUDA_WRITE_H_
+
+#include <cstdint>
+
+#include "cuda/table.h"
+#include "cuda/workspace.h"
+
+namespace fastunlearn::cuda {
+
+// How the selected elements change; the scale stands in the tensors.
+struct Change {
+  NoiseKind noise;
+  UpdateMode mode;
+  bool allow_overflow;
+};
+
+// What the write needs besides the bitmap.
+struct WriteRoom {
+  void* journal;           // old values, or null where weights are screened instead
+  int64_t* journal_begin;  // shape (tiles,): number of the first old value of each tile
+};
+
+// Takes room for the write of `selected` elements out of `numel`, of at most `item_bytes` each.
+WriteRoom take_write_room(Workspace* workspace, int64_t tiles, int64_t numel, int64_t selected,
+                          int64_t item_bytes, const Change& change);
+
+// Writes the elements whose bit is set unless header->refused is set; where a finite weight would
+// overflow and that is not allowed, every bit stays as it was, or becomes so again.
+//   bits: shape (tiles, kTileWords), bit i of a tile is its element i
+//   stats: shape (count, kStatColumns); adds to the columns selected, overflow and unchanged
+cudaError_t write(const Table& table, const uint32_t* bits, const Change& change,
+                  const WriteRoom& room, int64_t* stats, const Device& device);
+
+// Counts the set bits of each tensor into the column selected.
+cudaError_t count_selected(const Table& table, const uint32_t* bits, int64_t* stats,
+                           const Device& device);
+
+}  // namespace fastunlearn::cuda
+
+#endif  // FASTUNLEARN_CUDA_WRITE_H_
