@@ -43,21 +43,24 @@ struct Tensor {
   Memory weight;
   Memory score;  // Random-k: unused
   Segment segment;
-  double scale;          // of its noise
-  int64_t k;             // under the scope "tensor": how many of it are selected
-  int64_t first_tile;    // tiles of the tensors before it
-  int64_t first_sample;  // under the scope "tensor": keys sampled from the tensors before it
+  double scale;           // of its noise
+  int64_t k;              // under the scope "tensor": how many of it are selected
+  int64_t first_tile;     // tiles of the tensors before it
+  int64_t first_element;  // elements of the tensors before it
+  int64_t first_sample;   // under the scope "tensor": keys sampled from the tensors before it
 };
 
 inline int64_t tiles_of(int64_t numel) { return (numel + kTile - 1) / kTile; }
 
-// Numbers the tiles of all tensors and returns how many there are.
+// Numbers the tiles and elements of all tensors and returns how many tiles there are.
 //   tensors: shape (count,), on the host
 inline int64_t number_tiles(Tensor* tensors, int count) {
-  int64_t tiles = 0;
+  int64_t tiles = 0, elements = 0;
   for (int i = 0; i < count; ++i) {
     tensors[i].first_tile = tiles;
+    tensors[i].first_element = elements;
     tiles += tiles_of(tensors[i].segment.numel);
+    elements += tensors[i].segment.numel;
   }
   return tiles;
 }
