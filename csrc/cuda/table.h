@@ -16,24 +16,26 @@ namespace fastunlearn::cuda {
 
 inline constexpr int kMaxDims = 4;
 
-// Memory of a tensor of any strides, seen in logical row-major order.
+// Memory of a tensor of any strides, seen in logical row-major order. One that is not contiguous
+// has fewer than 2^32 elements: 64-bit divisions would be calls.
 struct Memory {
   void* data;
   DType dtype;
   int32_t dims;              // 0 where contiguous
-  int64_t size[kMaxDims];    // outermost first; neighbours that step alike are merged
+  uint32_t size[kMaxDims];   // outermost first; neighbours that step alike are merged
   int64_t stride[kMaxDims];  // in elements
 
   // Distance in elements from the first element to element `local`.
   FASTUNLEARN_HD int64_t offset(int64_t local) const {
     if (dims == 0) return local;
+    auto left = static_cast<uint32_t>(local);
     int64_t out = 0;
     for (int d = dims - 1; d > 0; --d) {
-      const int64_t outer = local / size[d];
-      out += (local - outer * size[d]) * stride[d];
-      local = outer;
+      const uint32_t outer = left / size[d];
+      out += (left - outer * size[d]) * stride[d];
+      left = outer;
     }
-    return out + local * stride[0];
+    return out + left * stride[0];
   }
 };
 

@@ -29,14 +29,15 @@ inline constexpr int64_t kSmallProblem = 4096;
 // With odds of exp(-kLogInverseMiss) on each side the bracket misses the threshold, and the exact
 // search over all keys runs.
 inline constexpr double kLogInverseMiss = 12;
-// Candidates kept: one in so many elements, and some more.
-inline constexpr int64_t kCandidateShare = 80;
-inline constexpr int64_t kCandidateLeast = 1 << 16;
+// Room for candidates beyond the expected number, and for those that the coarse keys of 16-bit
+// scores add: one in so many elements.
+inline constexpr int64_t kCandidateLeast = 1 << 10;
+inline constexpr int64_t kCoarseShare = 200;
 
-// Bins of one level of the search for the threshold: 11 bits of the key.
+// Bits of the key that one level of the search for a threshold tells apart, by a histogram: many
+// where there is one problem, fewer where every tensor needs a histogram of its own.
 inline constexpr int kBinBits = 11;
-inline constexpr int kBins = 1 << kBinBits;
-inline constexpr int kLevels = 3;  // 3 * 11 bits cover the 31 bits of a key
+inline constexpr int kTensorBinBits = 8;
 
 // One in so many elements of a tile selected: from there on the words of all are made.
 inline constexpr int kDenseShare = 4;

@@ -16,9 +16,9 @@ class Workspace {
   template <class T>
   T* take(int64_t count) {
     constexpr size_t kAlignment = 256;
-    char* const at = base_ + bytes_;
+    const size_t begin = bytes_;
     bytes_ += (static_cast<size_t>(count) * sizeof(T) + kAlignment - 1) / kAlignment * kAlignment;
-    return base_ == nullptr ? nullptr : reinterpret_cast<T*>(at);
+    return base_ == nullptr ? nullptr : reinterpret_cast<T*>(base_ + begin);
   }
 
   size_t bytes() const { return bytes_; }
