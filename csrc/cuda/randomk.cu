@@ -169,7 +169,8 @@ __global__ void __launch_bounds__(kThreads)
     Tally tally;
     dispatch(tensor.weight.dtype, [&](auto* type) {
       using T = std::remove_pointer_t<decltype(type)>;
-      T* const at = &Elements<T>(tensor.weight)[local];
+      const Elements<T> weights(tensor.weight);
+      T* const at = &weights[local];
       const T old = *at;
       if (old_values.data != nullptr) *old_values.at<T>(image) = old;
       *at = update_element(old, z, {tensor.scale, change.mode}, &tally);
@@ -188,7 +189,8 @@ __global__ void __launch_bounds__(kThreads) undo(Job job, OldValues old_values) 
     const Memory& weight = job.table.tensors[number].weight;
     dispatch(weight.dtype, [&](auto* type) {
       using T = std::remove_pointer_t<decltype(type)>;
-      Elements<T>(weight)[local] = *old_values.at<T>(image);
+      const Elements<T> weights(weight);
+      weights[local] = *old_values.at<T>(image);
     });
   });
 }

@@ -22,7 +22,6 @@ template <class T>
 __device__ int32_t greatest_key(const Memory& memory, const Tile& tile, const uint32_t* bits) {
   const Elements<T> weights(memory);
   int32_t greatest = -1;
-#pragma unroll 4
   for (int i = threadIdx.x; i < tile.count; i += kThreads) {
     if ((bits[i / 32] >> i % 32 & 1) == 0) continue;
     const uint32_t key = key_of(to_float32(weights[tile.start + i]), NanRule::kError);
