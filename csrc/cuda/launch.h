@@ -16,17 +16,14 @@ namespace fastunlearn {
 // error is taken, not left behind: it must not come up again in somebody else's call.
 template <class... P, class... A>
 cudaError_t launch(void (*kernel)(P...), int blocks, int threads, cudaStream_t stream,
-                   A&&... arguments) {
+                   A&&... args) {
 #ifdef FASTUNLEARN_SIMT
-  return simt::launch(kernel, blocks, threads, stream, std::forward<A>(arguments)...);
+  return simt::launch(kernel, blocks, threads, stream, std::forward<A>(args)...);
 #else
-  cudaLaunchConfig_t config{};
-  config.gridDim = dim3(static_cast<unsigned>(blocks));
-  config.blockDim = dim3(static_cast<unsigned>(threads));
-  config.stream = stream;
-  const cudaError_t status = cudaLaunchKernelEx(&config, kernel, static_cast<P>(arguments)...);
-  const cudaError_t left = cudaGetLastError();
-  return status != cudaSuccess ? status : left;
+  // clang-format off
+  kernel<<<blocks, threads, 0, stream>>>(std::forward<A>(args)...);
+  // clang-format on
+  return cudaGetLastError();
 #endif
 }
 

@@ -49,7 +49,7 @@ struct Tensor {
   int64_t k;              // under the scope "tensor": how many of it are selected
   int64_t first_tile;     // tiles of the tensors before it
   int64_t first_element;  // elements of the tensors before it
-  int64_t first_sample;   // under the scope "tensor": keys sampled from the tensors before it
+  int64_t first_sample;   // under the scope "tensor": keys sampled, or images drawn, before it
 };
 
 inline int64_t tiles_of(int64_t numel) { return (numel + kTile - 1) / kTile; }
@@ -91,6 +91,11 @@ struct Table {
 struct RngSource {
   const int64_t* device;  // seed and step, shape (2,), or null
   Rng value;
+
+  __device__ Rng read() const {
+    if (device == nullptr) return value;
+    return {static_cast<uint64_t>(device[0]), static_cast<uint32_t>(device[1])};
+  }
 };
 
 // Where a call runs.

@@ -1,0 +1,390 @@
+// The kernels that write, Random-k, noise and root mean squares against plain loops, under shuffled
+// schedules of the harness.
+#include "cuda/write.h"
+
+#include <cmath>
+#include <cstdlib>
+#include <limits>
+#include <memory>
+
+#include "check.h"
+#include "core/divide.h"
+#include "cuda/noise.h"
+#include "cuda/randomk.h"
+#include "requests.h"
+
+namespace fastunlearn::testing {
+namespace {
+
+// Memory of exactly so many bytes, dirty at first.
+class Dirty {
+ public:
+  explicit Dirty(size_t bytes) : data_(new (std::align_val_t{256}) unsigned char[bytes]) {
+    std::memset(data_.get(), 0xAB, bytes);
+  }
+  unsigned char* data() const { return data_.get(); }
+
+ private:
+  struct Free {
+    void operator()(unsigned char* p) const { ::operator delete[](p, std::align_val_t{256}); }
+  };
+  std::unique_ptr<unsigned char[], Free> data_;
+};
+
+// Gives the request's tensors places in ascending order, whole or as rows of something wider.
+void place_ascending(Draw* draw, bool rows, Request* request) {
+  int64_t next = draw->below(3) == 0 ? (int64_t{1} << 33) + 5 : draw->below(10);
+  for (Item& item : request->items) {
+    const int64_t numel = item.weight.numel();
+    const bool cut = rows && draw->below(2) == 0;
+    const int64_t row_len = cut ? 1 + draw->below(5000) : std::max<int64_t>(numel, 1);
+    item.segment = {next, row_len, row_len + draw->below(5), numel};
+    next = item.segment.end() + draw->below(4);
+  }
+  request->total = next + draw->below(3);
+}
+
+cuda::Tensor device_tensor(Item* item, double scale, int64_t k) {
+  cuda::Tensor out = {};
+  const TensorView view = item->weight.view();
+  out.weight = {view.data(), item->weight.dtype, 0, {}, {}};
+  if (!view.contiguous()) {
+    out.weight.dims = static_cast<int32_t>(item->weight.sizes.size());
+    std::copy(item->weight.sizes.begin(), item->weight.sizes.end(), out.weight.size);
+    std::copy(item->weight.strides.begin(), item->weight.strides.end(), out.weight.stride);
+  }
+  out.segment = item->segment;
+  out.scale = scale;
+  out.k = k;
+  return out;
+}
+
+// A request as the kernels take it.
+struct Call {
+  Call(Draw* draw, Request* request) : from(request) {
+    for (size_t i = 0; i < request->items.size(); ++i) {
+      const int64_t k = request->per_tensor ? request->k[i] : 0;
+      tensors.push_back(device_tensor(&request->items[i], request->change.scale[i], k));
+    }
+    const auto& wanted = request->change;
+    change = {wanted.noise, wanted.mode, wanted.allow_overflow};
+    state[0] = static_cast<int64_t>(wanted.rng.seed);
+    state[1] = wanted.rng.step;
+    rng = {nullptr, wanted.rng};
+    if (draw->below(2) == 0) {  // from the device instead
+      rng = {state, {}};
+      scale = wanted.scale.data();
+      for (cuda::Tensor& tensor : tensors) tensor.scale = 1e30;
+    }
+    device.multiprocessors = 1 + static_cast<int>(draw->below(2));
+    stats.assign(tensors.size() * kStatColumns, 0);
+    simt::set_seed(draw->word());
+  }
+
+  int count() const { return static_cast<int>(tensors.size()); }
+
+  Request* from;
+  std::vector<cuda::Tensor> tensors;
+  cuda::Change change;
+  int64_t state[2];
+  cuda::RngSource rng;
+  const double* scale = nullptr;
+  cuda::Device device = {1, nullptr};
+  std::vector<int64_t> stats;
+};
+
+void expect_outcome(const Call& call, const Outcome& expected, uint64_t seed) {
+  for (size_t i = 0; i < call.tensors.size(); ++i) {
+    holds(call.from->items[i].weight.memory == expected.memory[i], "weights", seed);
+  }
+  for (size_t i = 0; i < call.stats.size(); ++i) {
+    equal(call.stats[i], expected.stats[i], "statistics", seed);
+  }
+}
+
+void expect_bits(const Call& call, const uint32_t* bits, const Outcome& expected, uint64_t seed) {
+  for (size_t i = 0; i < call.tensors.size(); ++i) {
+    const auto* const own = reinterpret_cast<const unsigned char*>(
+        bits + call.tensors[i].first_tile * cuda::kTileWords);
+    const int64_t numel = call.tensors[i].segment.numel;
+    Bytes wanted(cuda::tiles_of(numel) * cuda::kTile / 8);  // padding is zero
+    std::copy(expected.packed[i].begin(), expected.packed[i].end(), wanted.begin());
+    holds(std::equal(wanted.begin(), wanted.end(), own), "bits", seed);
+  }
+}
+
+// What the kernels make of a call with a given bitmap.
+class Written {
+ public:
+  Written(Call* call, const std::vector<uint32_t>& bits, int64_t selected, int64_t tiles)
+      : call_(call), bits_(bits), selected_(selected), tiles_(tiles) {}
+
+  // refused: by whoever made the bitmap; screened: without a journal, whatever its size
+  cuda::Header run(bool refused, bool screened) {
+    cuda::Workspace counted(nullptr);
+    take(&counted, screened);
+    const Dirty memory(counted.bytes());
+    cuda::Workspace workspace(memory.data());
+    const cuda::WriteRoom room = take(&workspace, screened);
+    *table_.header = {};
+    ok(load_table(call_->tensors.data(), call_->scale, call_->rng, table_, call_->device));
+    table_.header->refused = refused;
+    ok(write(table_, bits_.data(), call_->change, room, call_->stats.data(), call_->device));
+    std::vector<int64_t> counts(call_->stats.size());
+    ok(count_selected(table_, bits_.data(), counts.data(), call_->device));
+    for (size_t i = 0; i < counts.size(); i += kStatColumns) {
+      equal(counts[i], call_->stats[i], "count_selected");
+    }
+    return *table_.header;
+  }
+
+ private:
+  static void ok(cudaError_t status) { equal(status, cudaSuccess, "status"); }
+
+  cuda::WriteRoom take(cuda::Workspace* workspace, bool screened) {
+    table_ = {workspace->take<cuda::Tensor>(call_->count()), call_->count(), tiles_,
+              workspace->take<cuda::Header>(1)};
+    const int64_t item = most_item_bytes(call_->tensors.data(), call_->count());
+    if (screened) return {nullptr, nullptr, item};
+    return take_write_room(workspace, tiles_, call_->from->numel(), selected_, item, call_->change);
+  }
+
+  Call* const call_;
+  const std::vector<uint32_t>& bits_;
+  const int64_t selected_, tiles_;
+  cuda::Table table_;
+};
+
+// Selects each element with some odds and notes it in the bitmap and in what is expected.
+int64_t select_some(Draw* draw, const Call& call, std::vector<uint32_t>* bits, Outcome* expected) {
+  constexpr uint32_t kOdds[] = {0, 1, 30, 240, 260, 700, 1000};  // of 1,000
+  int64_t selected = 0;
+  const uint32_t common = kOdds[draw->below(7)];
+  for (int i = 0; i < call.count(); ++i) {
+    const uint32_t odds = draw->below(2) == 0 ? common : kOdds[draw->below(7)];
+    const cuda::Tensor& tensor = call.tensors[i];
+    for (int64_t local = 0; local < tensor.segment.numel; ++local) {
+      if (draw->below(1000) >= odds) continue;
+      uint32_t* const own = bits->data() + tensor.first_tile * cuda::kTileWords;
+      own[local / 32] |= uint32_t{1} << local % 32;
+      take(call.from, {0, tensor.segment.to_global(local), i, local}, expected);
+      ++selected;
+    }
+  }
+  return selected;
+}
+
+void test_write(uint64_t seed, const std::vector<int64_t>& numels) {
+  Draw draw(seed);
+  Request request = make_request(seed, numels, false);
+  place_ascending(&draw, true, &request);
+  if (draw.below(10) == 0) request.change.scale[0] = std::numeric_limits<double>::quiet_NaN();
+  Call call(&draw, &request);
+  const int64_t tiles = cuda::number_tiles(call.tensors.data(), call.count());
+  std::vector<uint32_t> bits(tiles * cuda::kTileWords);
+  Outcome expected = untouched(request);
+  const int64_t selected = select_some(&draw, call, &bits, &expected);
+  const bool refused = draw.below(8) == 0;
+  if (refused) expected = untouched(request);
+  refuse_overflow(request, &expected);
+  Written(&call, bits, selected, tiles).run(refused, draw.below(2) == 0);
+  expect_outcome(call, expected, seed);
+}
+
+// Weights far below the limit pass the screen; a great one and a scale that is NaN do not.
+void test_screen() {
+  const auto suspicious = [](float weight, double scale, bool selected) {
+    Draw draw(1);
+    Request request = make_request(1, {5000}, false);
+    Item& item = request.items[0];
+    item.weight = {DType::kFloat32, {5000}, {1}, Bytes(20000)};
+    item.segment = {0, 5000, 5000, 5000};
+    std::memcpy(item.weight.address(4500), &weight, sizeof(weight));
+    request.change = {{scale}, {1, 2}, NoiseKind::kNormal, UpdateMode::kAdd, false};
+    Call call(&draw, &request);
+    cuda::number_tiles(call.tensors.data(), 1);
+    std::vector<uint32_t> bits(2 * cuda::kTileWords);
+    bits[0] = 1;
+    if (selected) bits[4500 / 32] = uint32_t{1} << 4500 % 32;
+    return Written(&call, bits, 2, 2).run(false, true).suspicious != 0;
+  };
+  holds(!suspicious(1.0f, 0.1, true), "small weights pass");
+  holds(!suspicious(-1.6e38f, 0.1, true), "a weight below the limit passes");
+  holds(suspicious(-1.7e38f, 0.1, true), "a great weight does not");
+  holds(!suspicious(1.7e38f, 0.1, false), "one that is not selected does");
+  holds(suspicious(1.0f, 2e37, true), "a great scale does not");
+  holds(suspicious(1.0f, std::numeric_limits<double>::quiet_NaN(), true), "NaN does not");
+}
+
+void test_room() {
+  const auto journaled = [](int64_t numel, int64_t selected, UpdateMode mode, bool allowed) {
+    const Dirty memory(1 << 24);
+    cuda::Workspace workspace(memory.data());
+    return take_write_room(&workspace, 1, numel, selected, 4, {NoiseKind::kNormal, mode, allowed})
+               .journal != nullptr;
+  };
+  holds(journaled(1 << 20, 1 << 18, UpdateMode::kAdd, false), "1 MiB is kept");
+  holds(!journaled(1 << 20, (1 << 18) + 1, UpdateMode::kAdd, false), "more is not");
+  holds(journaled(1 << 27, 1 << 20, UpdateMode::kReplace, false), "a share of many is");
+  holds(!journaled(1 << 20, 1, UpdateMode::kAdd, true), "nothing where overflow is allowed");
+  holds(!journaled(1 << 20, 1, UpdateMode::kZero, false), "nothing where none can be");
+}
+
+void test_randomk(uint64_t seed, const std::vector<int64_t>& numels) {
+  Draw draw(seed);
+  Request request = make_request(seed, numels, true);
+  place_ascending(&draw, draw.below(2) == 0, &request);
+  if (!request.per_tensor && request.total > 1 << 20) request.total = request.items[0].segment.base;
+  const int64_t few = std::max<int64_t>(request.numel() / 64, 1);
+  if (draw.below(2) == 0) {
+    for (int64_t& k : request.k) k %= few;
+  }
+  Outcome expected = expected_randomk(&request);
+  Call call(&draw, &request);
+  const cuda::RandomK randomk{call.tensors.data(), call.count(),
+                              request.per_tensor ? -1 : request.k[0], request.per_tensor,
+                              request.total};
+  std::fill(call.stats.begin(), call.stats.end(), -77);
+  size_t bytes = 0;
+  const auto perturb = [&](void* workspace) {
+    return randomk_perturb(randomk, call.change, call.scale, call.rng, workspace, &bytes,
+                           call.stats.data(), call.device);
+  };
+  perturb(nullptr);
+  const Dirty memory(bytes);
+  equal(perturb(memory.data()), cudaSuccess, "status", seed);
+  expect_outcome(call, expected, seed);
+
+  const int64_t tiles = cuda::number_tiles(call.tensors.data(), call.count());
+  std::vector<uint32_t> bits(tiles * cuda::kTileWords, 0xABABABABu);
+  const auto select = [&](void* workspace) {
+    return randomk_select(randomk, call.rng, workspace, &bytes, bits.data(), call.stats.data(),
+                          call.device);
+  };
+  select(nullptr);
+  const Dirty other(bytes);
+  equal(select(other.data()), cudaSuccess, "status", seed);
+  expect_bits(call, bits.data(), expected, seed);
+  for (size_t i = 0; i < numels.size(); ++i) {
+    expected.stat(i, kStatOverflow) = expected.stat(i, kStatUnchanged) = 0;
+  }
+  expected.memory.clear();
+  for (const Item& item : request.items) expected.memory.push_back(item.weight.memory);
+  expect_outcome(call, expected, seed);
+}
+
+void test_noise() {
+  Draw draw(5);
+  for (const int64_t count : {0, 1, 300, 5000}) {
+    std::vector<int64_t> index;
+    for (int64_t i = 0; i < count; ++i) {
+      index.push_back(int64_t{draw.word()} << (draw.below(2) * 20) | draw.below(4));
+    }
+    const Rng rng = {uint64_t{draw.word()} << 32 | draw.word(), draw.word()};
+    for (const auto kind : {NoiseKind::kNormal, NoiseKind::kUniform, NoiseKind::kLaplace}) {
+      std::vector<float> z(count);
+      cuda::noise_at(index.data(), count, kind, {nullptr, rng}, z.data(), {2, nullptr});
+      for (int64_t i = 0; i < count; ++i) {
+        equal(bits_of(z[i]), bits_of(noise_of(kind, noise_word(index[i], rng))), "noise", i);
+      }
+    }
+  }
+}
+
+typedef __int128 Wide;
+
+// The fp64 number nearest to sum / count, even where two are: tried by exact products.
+double nearest_quotient(Wide sum, int64_t count) {
+  const double about = static_cast<double>(static_cast<long double>(sum) / count);
+  double best = 0;
+  Wide least = -1;
+  for (const double x : {about, std::nextafter(about, 0.0), std::nextafter(about, 1e30)}) {
+    constexpr int kShift = 30;  // x is at least 2^25, so that this makes it an integer
+    const Wide error = (sum << kShift) - static_cast<Wide>(std::ldexp(x, kShift)) * count;
+    const Wide size = error < 0 ? -error : error;
+    if (least < 0 || size < least || (size == least && bits_of(x) % 2 == 0)) {
+      least = size;
+      best = x;
+    }
+  }
+  return best;
+}
+
+double expected_rms(Tensor* tensor) {
+  float greatest = 0;
+  bool nan = false;
+  const int64_t numel = tensor->numel();
+  for (int64_t i = 0; i < numel; ++i) {
+    const float x = std::fabs(tensor->fp32(i));
+    nan = nan || std::isnan(x);
+    greatest = std::max(greatest, std::isnan(x) ? 0 : x);
+  }
+  if (nan) return std::numeric_limits<double>::quiet_NaN();
+  if (greatest == 0 || std::isinf(greatest)) return greatest;
+  int exponent;
+  std::frexp(greatest, &exponent);
+  Wide sum = 0;
+  for (int64_t i = 0; i < numel; ++i) {
+    const double scaled = std::ldexp(std::fabs(double{tensor->fp32(i)}), 30 - exponent);
+    const auto rounded = static_cast<int64_t>(std::nearbyint(scaled));
+    sum += static_cast<Wide>(rounded) * rounded;
+  }
+  return std::ldexp(std::sqrt(nearest_quotient(sum, numel)), exponent - 30);
+}
+
+void test_rms(uint64_t seed, const std::vector<int64_t>& numels) {
+  Draw draw(seed);
+  Request request = make_request(seed, numels, true);
+  Call call(&draw, &request);
+  const auto run = [&](void* workspace, size_t* bytes, double* out) {
+    return rms(call.tensors.data(), call.count(), workspace, bytes, out, call.device);
+  };
+  size_t bytes = 0;
+  run(nullptr, &bytes, nullptr);
+  const Dirty memory(bytes);
+  std::vector<double> out(numels.size(), 77);
+  equal(run(memory.data(), &bytes, out.data()), cudaSuccess, "status", seed);
+  for (size_t i = 0; i < numels.size(); ++i) {
+    equal(bits_of(out[i]), bits_of(expected_rms(&request.items[i].weight)), "rms", seed);
+  }
+}
+
+void test_divide() {
+  Draw draw(3);
+  for (int i = 0; i < 2000; ++i) {
+    const int64_t a =
+        static_cast<int64_t>(uint64_t{draw.word()} << 31 | draw.word()) >> draw.below(62);
+    const int64_t b = 1 + (static_cast<int64_t>(uint64_t{draw.word()} << 31) >> draw.below(62));
+    equal(divide_long(a, b), a / b, "quotient", i);
+  }
+  constexpr int64_t kMost = std::numeric_limits<int64_t>::max();
+  equal(divide_long(kMost, 1), kMost, "greatest by one");
+  equal(divide_long(kMost, kMost), 1, "greatest by itself");
+}
+
+void test_all(int rounds) {
+  std::vector<std::vector<int64_t>> lists = {
+      {0}, {1}, {3}, {4095}, {4096}, {4097}, {10000}, {5, 0, 4097, 3, 0}, {8192, 100, 0, 9000}};
+  lists.emplace_back(300, 3);    // more than one slice of the table
+  lists.emplace_back(1100, 10);  // more than a block counts
+  for (int round = 0; round < rounds; ++round) {
+    for (size_t i = 0; i < lists.size(); ++i) {
+      const uint64_t seed = round * lists.size() + i;
+      test_write(seed, lists[i]);
+      test_randomk(seed, lists[i]);
+      if (round % 4 == 0) test_rms(seed, lists[i]);
+    }
+  }
+  test_screen();
+  test_room();
+  test_noise();
+  test_divide();
+}
+
+}  // namespace
+}  // namespace fastunlearn::testing
+
+int main(int, char** arguments) {
+  fastunlearn::testing::test_all(std::atoi(arguments[1]));
+  return fastunlearn::testing::finish();
+}
