@@ -88,7 +88,8 @@ REPORTS = {
     "ended": rf"block 0, thread 0, __any_sync at {LINE} {MASK}: waits for lane 7, which has ended",
     "mixed": rf"block 0, thread 0, __any_sync at {LINE} {MASK}: waits for lane 16, which waits in "
     rf"__all_sync at {LINE} {MASK}",
-    "masks": rf"block 0, thread \d+, __any_sync at {LINE} with mask 0xfffffffe: ",
+    "masks": rf"block 0, thread 0, __any_sync at {LINE} with mask 0x7fffffff: waits for lane 1, "
+    rf"which waits in __any_sync at {LINE} {MASK}",
     "beyond": rf"block 0, thread 64, __syncwarp at {LINE} {MASK}: waits for lane 16, which does "
     "not exist",
     "width": rf"block 0, thread \d+, __shfl_sync at {LINE} {MASK}: the width must be a power of "

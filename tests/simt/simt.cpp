@@ -1,8 +1,6 @@
 // The executor: blocks, the turns of their threads, and what barriers and warps exchange.
 #include "simt.h"
 
-#include <link.h>
-
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
@@ -13,7 +11,8 @@
 #include <string>
 #include <vector>
 
-#include "fiber.h"
+#include "shared_memory.h"
+#include "warp.h"
 
 namespace simt {
 
@@ -24,9 +23,7 @@ dim3 grid_size;
 
 namespace {
 
-constexpr int kWarp = 32;
 constexpr int kMaxThreads = 1024;
-constexpr uint8_t kPoison = 0xA5;
 // Threads that take more turns than this without a barrier passed or an end reached wait for
 // something that does not come.
 constexpr int64_t kMaxTurns = int64_t{1} << 24;
@@ -39,7 +36,7 @@ uint64_t from_environment(const char* name, uint64_t otherwise) {
 }
 
 uint64_t seed = from_environment("SIMT_SEED", 0);
-int resident = static_cast<int>(from_environment("SIMT_RESIDENT", 1));
+int resident = std::max(1, static_cast<int>(from_environment("SIMT_RESIDENT", 1)));
 int switching = static_cast<int>(from_environment("SIMT_SWITCH", 4));
 uint64_t launches = 0;  // since the seed was set
 uint64_t turns_given = 0;
@@ -66,155 +63,6 @@ Random rng{0};
 template <class I>
 void shuffle(I begin, I end) {
   for (auto n = end - begin; n > 1; --n) std::swap(begin[n - 1], begin[rng.below(n)]);
-}
-
-enum class State { kReady, kAtBarrier, kInWarp, kEnded };
-
-struct Thread {
-  Fiber* fiber;
-  State state;
-  Call call;        // what it waits in
-  uint64_t result;  // of that
-};
-
-// The thread-local variables of the program or library that holds this file and the kernels: these
-// are the shared arrays. Whatever else is among them gets its value back when a launch ends.
-class SharedMemory {
- public:
-  SharedMemory() {
-    static thread_local char anchor;
-    inside_ = &anchor;
-    dl_iterate_phdr(&SharedMemory::look, this);
-    before_.resize(bytes_);
-    save(&before_);
-  }
-
-  SharedMemory(const SharedMemory&) = delete;
-  SharedMemory& operator=(const SharedMemory&) = delete;
-  ~SharedMemory() { restore(before_); }
-
-  size_t bytes() const { return bytes_; }
-  void save(std::vector<char>* image) const { std::memcpy(image->data(), begin_, bytes_); }
-  void restore(const std::vector<char>& image) const { std::memcpy(begin_, image.data(), bytes_); }
-
- private:
-  static int look(dl_phdr_info* info, size_t, void* self) {
-    auto* shared = static_cast<SharedMemory*>(self);
-    auto* begin = static_cast<char*>(info->dlpi_tls_data);
-    for (int i = 0; begin != nullptr && i < info->dlpi_phnum; ++i) {
-      const size_t bytes = info->dlpi_phdr[i].p_memsz;
-      if (info->dlpi_phdr[i].p_type != PT_TLS) continue;
-      if (shared->inside_ < begin || shared->inside_ >= begin + bytes) continue;
-      shared->begin_ = begin;
-      shared->bytes_ = bytes;
-    }
-    return shared->bytes_ != 0;
-  }
-
-  char* inside_;
-  char* begin_ = nullptr;
-  size_t bytes_ = 0;
-  std::vector<char> before_;
-};
-
-const char* name_of(Op op) {
-  switch (op) {
-    case Op::kSyncthreads:
-      return "__syncthreads";
-    case Op::kSyncthreadsOr:
-      return "__syncthreads_or";
-    case Op::kSyncthreadsAnd:
-      return "__syncthreads_and";
-    case Op::kSyncthreadsCount:
-      return "__syncthreads_count";
-    case Op::kSyncwarp:
-      return "__syncwarp";
-    case Op::kShuffle:
-      return "__shfl_sync";
-    case Op::kShuffleUp:
-      return "__shfl_up_sync";
-    case Op::kShuffleDown:
-      return "__shfl_down_sync";
-    case Op::kShuffleXor:
-      return "__shfl_xor_sync";
-    case Op::kBallot:
-      return "__ballot_sync";
-    case Op::kAny:
-      return "__any_sync";
-    case Op::kAll:
-      return "__all_sync";
-    case Op::kMatchAny:
-      return "__match_any_sync";
-    case Op::kTrap:
-      return "__trap";
-  }
-  return "";
-}
-
-bool is_barrier(Op op) { return op <= Op::kSyncthreadsCount; }
-
-bool same_place(const Call& a, const Call& b) {
-  return a.op == b.op && a.site.line == b.site.line && !std::strcmp(a.site.file, b.site.file);
-}
-
-std::string text_of(const Call& call) {
-  char text[512];
-  const int used = std::snprintf(text, sizeof(text), "%s at %s:%d", name_of(call.op),
-                                 call.site.file, call.site.line);
-  if (!is_barrier(call.op) && call.op != Op::kTrap && used < 480) {
-    std::snprintf(text + used, sizeof(text) - used, " with mask 0x%08x", call.mask);
-  }
-  return text;
-}
-
-// The lane that a shuffle reads; `lane` itself where the device gives a lane its own value back.
-int source_lane(const Call& call, int lane) {
-  const int width = call.width;
-  const int first = lane & ~(width - 1);
-  const int distance = call.lane & (kWarp - 1);
-  int source = lane;
-  if (call.op == Op::kShuffle) source = first + (call.lane & (width - 1));
-  if (call.op == Op::kShuffleUp) source = lane - distance < first ? lane : lane - distance;
-  if (call.op == Op::kShuffleDown) source = lane + distance;
-  if (call.op == Op::kShuffleXor) source = lane ^ distance;
-  return source >= first + width ? lane : source;
-}
-
-// Lanes of the mask that brought a value for which `f` holds. warp: the 32 threads.
-template <class F>
-unsigned lanes_where(const Thread* warp, unsigned mask, F f) {
-  unsigned found = 0;
-  for (unsigned rest = mask; rest != 0; rest &= rest - 1) {
-    const int lane = __builtin_ctz(rest);
-    if (f(warp[lane].call.value)) found |= 1u << lane;
-  }
-  return found;
-}
-
-// What an operation that all lanes of its mask have come to gives to one of them.
-uint64_t result_of(const Thread* warp, int lane, unsigned ballot) {
-  const Call& call = warp[lane].call;
-  switch (call.op) {
-    case Op::kBallot:
-      return ballot;
-    case Op::kAny:
-      return ballot != 0;
-    case Op::kAll:
-      return ballot == call.mask;
-    case Op::kMatchAny:
-      return lanes_where(warp, call.mask, [&](uint64_t value) { return value == call.value; });
-    case Op::kShuffle:
-    case Op::kShuffleUp:
-    case Op::kShuffleDown:
-    case Op::kShuffleXor: {
-      const int source = source_lane(call, lane);
-      // What a lane outside the mask gives is undefined.
-      const bool defined = call.mask >> source & 1;
-      return defined ? warp[source].call.value : 0x0101010101010101u * kPoison;
-    }
-    default:
-      return 0;
-  }
 }
 
 // One block that runs: its threads, and which of them may go on.
@@ -281,7 +129,7 @@ void Block::begin(unsigned index) {
   index_ = index;
   turns_ = 0;
   eager_ = rng.below(2) == 0;
-  image_.assign(shared_.bytes(), static_cast<char>(kPoison));
+  image_ = shared_.poison();
   in_warp_.assign((threads_.size() + kWarp - 1) / kWarp, 0);
   ready_.resize(threads_.size());
   std::iota(ready_.begin(), ready_.end(), 0);

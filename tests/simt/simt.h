@@ -1,7 +1,7 @@
 // CUDA C++ as g++ sees it: what a kernel's source needs in order to run on a CPU, without a GPU.
 //
 //   g++ -std=c++17 -x c++ -DFASTUNLEARN_SIMT -Itests/simt -Icsrc -ffp-contract=off
-//       -fno-strict-aliasing kernel.cu -x none simt.cpp
+//       -fno-strict-aliasing -Wno-unknown-pragmas kernel.cu -x none simt.cpp
 //
 // Each thread of a block is a fiber. One runs at a time, until it comes to a barrier, to an
 // operation of its warp, to the end, or, by chance, to an atomic or a fence; then another is
