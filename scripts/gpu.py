@@ -8,6 +8,7 @@ from the summary line of a sanitizer, and from lines `figures: {...}` that it pr
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import re
@@ -187,10 +188,8 @@ def _run(
 
 def _end_group(process: subprocess.Popen[str]) -> None:
     """End the process and all of its group: a child left over would hold the GPU."""
-    try:
+    with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
     process.wait()
 
 

@@ -78,6 +78,7 @@ def quiet_console():
         ("ViT-B/16", 152, 86_567_656),
         ("BERT-base", 199, 109_482_240),
         ("GPT-2 small", 148, 124_439_808),
+        ("Llama-2-7B", 291, 6_738_415_616),
     ],
 )
 def test_models_have_their_published_sizes(name, tensors, numel):

@@ -119,7 +119,14 @@ def test_strided_weights(strides: str) -> None:
 
 @pytest.mark.parametrize("strides", [*STRIDES[1:], "expanded"])
 def test_strided_scores(strides: str) -> None:
-    check_kind(lambda made: made.topk and not made.alias and _has(made, "score_strides", strides), 8)
+    plain = {"topk": True, "alias": None, "scores_are_weights": False}
+    check_kind(
+        lambda made: (
+            all(getattr(made, name) == value for name, value in plain.items())
+            and _has(made, "score_strides", strides)
+        ),
+        8,
+    )
 
 
 def _has(made: Any, name: str, value: str) -> bool:
@@ -173,7 +180,7 @@ def test_values_of_scores(values: str, dtype: torch.dtype) -> None:
     weights = normal([n], torch.float32)
     (drawn,) = normal([n], torch.float32, 2)
     scores = [VALUES[values](drawn).to(dtype)]
-    for k in (1, 3000, 150_000, n - 1, n):
+    for k in (1, 3000, 150_000, n - 1):
         for operation in ("topk_select", "topk_perturb_"):
             check(*call(operation, weights, scores, [k]))
 
@@ -188,12 +195,12 @@ def test_nan_scores(nan: str, count: int) -> None:
         for k in (0, 1, 2000, 200_000):
             made, world = call(operation, normal(sizes, torch.float32), scores, [k], nan=nan)
             stats = check(made, world).results["stats"]
-            assert stats[:, Stat.NAN].sum() == (count if nan == "error" and k else 0)
+            assert stats[:, Stat.NAN].sum() == (count if nan == "error" else 0)
 
 
 @pytest.mark.parametrize("nan", NANS)
 def test_nan_scores_by_tensor(nan: str) -> None:
-    """A tensor of which nothing is selected may hold NaN; another may not."""
+    """One NaN refuses the whole call, even in a tensor of which nothing is to be selected."""
     sizes = [4097, 5000, 3]
     scores = normal(sizes, torch.float32, 2)
     scores[1][[0, 4999]] = NAN
@@ -216,7 +223,7 @@ def test_kinds_of_noise_and_update(noise: str, update: str) -> None:
 # All or nothing -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("where", [0, 1, -1])
+@pytest.mark.parametrize("where", [0, -1])
 @pytest.mark.parametrize("share", [0.001, 0.6], ids=["journal", "screen"])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("operation", ["topk_perturb_", "randomk_perturb_"])

@@ -18,9 +18,7 @@ TOTAL = sum(SIZES)
 
 
 @pytest.mark.parametrize("operation", ["topk_perturb_", "randomk_perturb_"])
-def test_runs_are_identical(
-    operation: str, record_property: Callable[[str, object], None]
-) -> None:
+def test_runs_are_identical(operation: str, record_property: Callable[[str, object], None]) -> None:
     draw = torch.Generator().manual_seed(5)
     before = [torch.randn(n, generator=draw).to(DEVICE, torch.bfloat16) for n in SIZES]
     # few values, so that many scores tie at the threshold
