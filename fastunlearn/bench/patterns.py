@@ -124,9 +124,7 @@ VALUES: dict[str, Callable[[Tensor, _Place], None]] = {
 }
 
 
-def make(
-    data: Data, seed: int = 0, device: torch.device | str = "cpu"
-) -> list[torch.nn.Parameter]:
+def make(data: Data, seed: int = 0, device: torch.device | str = "cpu") -> list[torch.nn.Parameter]:
     """Return parameters with gradients; the weights are normal whatever the values."""
     device = torch.device(device)
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
