@@ -365,13 +365,11 @@ def update(tmp_path):
     return module
 
 
-BLOCKS = ["performance", "check", "full"]
-
-
-@pytest.mark.parametrize("name", BLOCKS)
+@pytest.mark.parametrize("name", ["performance", "check", "full", "gpu"])
 def test_blocks_say_when_nothing_is_measured(update, name):
+    words = "Not yet run on a GPU." if name == "gpu" else "Not measured yet."
     page = f"<!-- {name} -->\nold\n<!-- /{name} -->\n"
-    assert update.filled(page) == f"<!-- {name} -->\n{update.NOT_MEASURED}\n<!-- /{name} -->\n"
+    assert update.filled(page) == f"<!-- {name} -->\n{words}\n<!-- /{name} -->\n"
 
 
 def test_blocks_take_the_newest_results(update, tmp_path):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections import Counter
 from pathlib import Path
 
 SECONDS, QUICK_SECONDS = 240.0, 60.0
@@ -41,7 +42,9 @@ def main() -> int:
     bench = run(options.out, seconds, command, device, options.shrink, console)
     for words in bench.broken:
         print(f"FAILED: {words}")
-    print("figures: " + json.dumps({"rows": len(bench.rows), "failed": len(bench.broken)}))
+    verdicts = Counter(f"bars {row['verdict']}" for row in bench.judged)
+    figures = {"rows": len(bench.rows), "rows failed": len(bench.broken), **verdicts}
+    print("figures: " + json.dumps(figures))
     return int(bool(bench.broken))
 
 

@@ -24,12 +24,13 @@ from fastunlearn._ops import backend_of
 from fastunlearn.bench.cases import OP, OURS, STD, Case, Probe, prepare
 from fastunlearn.bench.floors import Run
 from fastunlearn.bench.measure import Timing, buffer_sets
-from fastunlearn.bench.patterns import DTYPES, Data, make
+from fastunlearn.bench.patterns import Data, make
 from fastunlearn.bench.results import environment, label, row, write
 from fastunlearn.bench.table import timing_table
 
 PEER_SECONDS = 6.0  # a method that would take longer for one call is left out
 CASE_SECONDS = 30.0  # once a case has taken so long, its other methods are left out
+PACE_SIZE = 10**7  # from here on the time of a call grows with the size
 RUN_SECONDS = 0.25  # of repeated calls of one method
 SPARE = 1.1  # times the buffers: what a case needs in any case
 
@@ -39,6 +40,7 @@ class Bench:
 
     Attributes:
         rows: what was measured, in the form of `fastunlearn.bench.results`.
+        judged: the bars, as `benchmarks.check` gives them.
         left_out: words of the cases that were not measured, and why.
         broken: words of the cases in which our own call failed, and how.
     """
@@ -48,6 +50,7 @@ class Bench:
         self.end = end
         self.bytes_per_ms = bytes_per_ms
         self.rows: list[dict[str, Any]] = []
+        self.judged: list[dict[str, Any]] = []
         self.left_out: list[str] = []
         self.broken: list[str] = []
         self.ms: dict[Probe, float] = {}
@@ -118,12 +121,11 @@ class Bench:
             calls = [call for call in made if call is not None]
             if not calls:
                 return
-            start = time.monotonic()
             result, memory[method] = peak_extra_mib(calls[0], self.device)
             _check(case, result)
             timings[Probe(case, method)] = timed(calls, self.device, RUN_SECONDS)
-            pace = timings[Probe(case, method)].ms / 1e3 / case.data.numel
-            if time.monotonic() - start > 0.1:  # shorter ones say little of larger sizes
+            if case.data.numel >= PACE_SIZE:
+                pace = timings[Probe(case, method)].ms / 1e3 / case.data.numel
                 self._pace[method] = max(self._pace.get(method, 0.0), pace)
         except ImportError as error:
             reasons[method] = f"{error.name} is not installed"
@@ -219,15 +221,14 @@ def run(
     console.print(f"GB/s: {facts['bandwidth_gb_s']}")
     bench = Bench(device, end, max(facts["bandwidth_gb_s"].values()) * 1e6)
     path = out / f"gpu-{facts['machine']}.json"
-    judged: list[dict[str, Any]] = []
     for step in steps(shrink):
         bench.measure(step)
-        judged = [judge(bar, bench.ms, bench.mib) for bar in bars(shrink)]
-        write(path, "gpu", facts, bench.rows, bars=judged, left_out=bench.left_out)
+        bench.judged = [judge(bar, bench.ms, bench.mib) for bar in bars(shrink)]
+        write(path, "gpu", facts, bench.rows, bars=bench.judged, left_out=bench.left_out)
     for line in _report(bench):
         console.print(line, highlight=False, soft_wrap=True)
     console.print(timing_table(bench.rows, "Time of one call, and how it compares"))
-    console.print(table(judged))
+    console.print(table(bench.judged))
     console.print(f"Results: {path}", soft_wrap=True)
     return bench
 
@@ -239,7 +240,6 @@ def _report(bench: Bench) -> Iterator[str]:
         for method, reason in made["left_out"].items():
             yield f"Left out: {made['label']}, {method}: {reason}"
     for made in bench.rows[:1]:
-        dtype = DTYPES[made["dtype"]]
-        yield f"Kernels of {made['label']} ({made['numel'] * dtype.itemsize / 1e9:.3g} GB of scores)"
+        yield f"Kernels of {made['label']}:"
         for kernel in made["kernels"]:
             yield f"  {kernel['us']:10.1f} us {kernel['launches']:3} x {kernel['name']}"
