@@ -131,8 +131,8 @@ def run_stage(stage: Stage, seconds: float, out: Path, log: IO[str]) -> dict[str
     with tempfile.TemporaryDirectory() as scratch:
         report = Path(scratch, "report.xml")
         planned = max(seconds - SPARE_SECONDS, seconds / 2)
-        given = {"out": str(out), "report": str(report), "seconds": f"{planned:.0f}"}
-        command = [part.format(**given) for part in stage.command]
+        given = {"{out}": str(out), "{report}": str(report), "{seconds}": f"{planned:.0f}"}
+        command = [_filled(part, given) for part in stage.command]
         start = time.monotonic()
         exit_code, lines = _run(command, {**os.environ, **stage.environment}, seconds, log)
         spent = time.monotonic() - start
@@ -145,6 +145,12 @@ def run_stage(stage: Stage, seconds: float, out: Path, log: IO[str]) -> dict[str
         "command": " ".join(command),
         "figures": figures,
     }
+
+
+def _filled(part: str, given: Mapping[str, str]) -> str:
+    for name, value in given.items():
+        part = part.replace(name, value)
+    return part
 
 
 def _status(stage: Stage, exit_code: int, figures: Mapping[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""What runs on a GPU, tried without one: the script with stages of its own, adapter and benchmark."""
+"""What runs on a GPU, tried without one: the script, the adapter of the tests, the benchmark."""
 
 from __future__ import annotations
 
@@ -18,11 +18,12 @@ from core.worlds import build, run
 from gpu.device import calls, check, compared, run_there
 from rich.console import Console
 
+from benchmarks.bars import memory_probes, timed_probes
 from benchmarks.gpu import __main__ as command_line
 from benchmarks.gpu import peers, plan
 from benchmarks.gpu import run as bench
 from benchmarks.gpu.measure import timed
-from fastunlearn.bench.cases import OURS, Case, Probe
+from fastunlearn.bench.cases import OURS, Case
 from fastunlearn.bench.patterns import Data, make
 from fastunlearn.reference import ops as reference
 
@@ -51,7 +52,7 @@ def results(out, **stages):
     return passed, json.loads((out / "gpu.json").read_text())
 
 
-# The script -----------------------------------------------------------------------------------------
+# The script ---------------------------------------------------------------------------------------
 
 
 def test_later_stages_run_after_a_failure_and_a_timeout(tmp_path):
@@ -69,7 +70,7 @@ def test_later_stages_run_after_a_failure_and_a_timeout(tmp_path):
         bad=stage("print('oh'); raise SystemExit(3)"),
         slow=stage(endless, 2.0),
         absent=script.Stage(("no-such-program",), 5.0),
-        good=stage("print('figures: ' + '{' + '\"bars\": 2' + '}')", wants="bars"),
+        good=stage("print('figures: {\"bars\": 2}')", wants="bars"),
         idle=stage("print('nothing')", wants="tests"),
     )
     assert not passed and not body["passed"] and time.monotonic() - start < 30
@@ -177,7 +178,7 @@ def test_tests_of_the_gpu_are_collected_and_skipped_without_one():
     assert not any(word in last for word in ("passed", "failed", "error", "deselected"))
 
 
-# The adapter ----------------------------------------------------------------------------------------
+# The adapter --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("operation", OPERATIONS)
@@ -201,7 +202,7 @@ def test_a_flipped_bit_and_a_missed_version_are_found():
     )
 
 
-# The benchmark --------------------------------------------------------------------------------------
+# The benchmark ------------------------------------------------------------------------------------
 
 
 def quiet():
@@ -284,15 +285,10 @@ def test_calls_take_turns():
 
 
 def test_plan_begins_with_what_the_bars_need():
-    needed = {
-        probe.case
-        for bar in plan.bars()
-        for quantity in [bar.quantity]
-        for probe in vars(quantity).values()
-        if isinstance(probe, Probe)
-    }
+    quantities = [bar.quantity for bar in plan.bars()]
+    probes = [p for q in quantities for p in (*timed_probes(q), *memory_probes(q))]
     planned = [step.case for step in plan.steps()]
-    assert set(planned[:9]) == needed
+    assert {probe.case for probe in probes} <= set(planned[:9])
     assert len(set(planned)) == len(planned)
 
 
