@@ -77,6 +77,7 @@ def check_kind(wanted: Callable[[Configuration], object], count: int) -> list[Ou
 
 
 def bits(tensor: Tensor) -> Tensor:
-    """The bits of the elements as integers, on the host."""
+    """A copy of the bits of the elements, as integers on the host."""
     signed = {8: torch.int64, 4: torch.int32, 2: torch.int16}[tensor.element_size()]
-    return tensor.detach().contiguous().view(signed).cpu()
+    copy = tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
+    return copy.view(signed)
