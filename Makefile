@@ -18,7 +18,7 @@ FASTUNLEARN_WERROR ?= 1
 export FASTUNLEARN_REQUIRE_EXT FASTUNLEARN_WERROR
 
 .DEFAULT_GOAL := help
-.PHONY: help venv build demo test sanitize lint format bench clean
+.PHONY: help venv build demo test sanitize lint format bench gpu clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' Makefile
@@ -49,6 +49,9 @@ format: $(DEPS_STAMP) ## Rewrite the sources in the project's style
 
 bench: build ## Run the benchmarks
 	$(BIN)/python -m benchmarks
+
+gpu: ## Build, test, sanitize and measure on this machine's GPU, with the python3 that has torch
+	scripts/gpu.sh
 
 clean: ## Remove what building and testing left, but not .venv or runs
 	rm -rf build dist *.egg-info fastunlearn/_C*.so fastunlearn/_C_missing.txt

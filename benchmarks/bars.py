@@ -235,8 +235,8 @@ def value_of(
         under = [ms[probe] for probe in quantity.under if probe in ms]
         return ms[quantity.over] / min(under) if under and quantity.over in ms else None
     if isinstance(quantity, Microseconds):
-        return ms[quantity.probe] * 1e3
+        return ms[quantity.probe] * 1e3 if quantity.probe in ms else None
     if isinstance(quantity, Mebibytes):
-        return mib[quantity.probe]
+        return mib.get(quantity.probe)
     ours, other = mib[quantity.over], mib[quantity.under]
     return None if ours is None or other is None else ours / max(other, 1e-9)

@@ -41,6 +41,7 @@ TOPK, KTHVALUE, PARTITION = (
     "abs + np.partition",
 )
 SALUN = "SalUn: argsort(argsort(cat))"
+LARGEST_MODEL = 10**9  # the larger are for GPUs
 SPARE = 1.3  # times the buffers: what a case may need in all
 
 
@@ -116,6 +117,8 @@ def _values() -> Iterator[Step]:
 def _models() -> Iterator[Step]:
     for name in models():
         data = Data(name)
+        if data.numel > LARGEST_MODEL:
+            continue
         small = data.numel < 5 * 10**7
         peers = Case(data).peers if small else (TOPK, SALUN, PARTITION)
         memory = (OURS, TOPK, SALUN) if small else (OURS,)

@@ -20,7 +20,8 @@ RESULTS = ROOT / "docs/results/mnist-5-seeds.json"
 SWEEP = ROOT / "docs/results/sweep.json"
 BENCHMARKS = ROOT / "benchmarks/results"
 NOT_MEASURED = "Not measured yet."
-PAGES = ("README.md", "docs/method.md", "docs/performance.md")
+NO_GPU = "Not yet run on a GPU."
+PAGES = ("README.md", "docs/method.md", "docs/performance.md", "docs/gpu.md")
 
 
 def load(path: Path) -> dict[str, Any]:
@@ -158,6 +159,27 @@ def check_table() -> str:
     return "\n".join(lines)
 
 
+def gpu_table() -> str:
+    """The bars for GPUs, and what the newest run on one reaches."""
+    found = measured("gpu-*.json")
+    if not found:
+        return NO_GPU
+    facts = found[0]["environment"]
+    rates = ", ".join(f"{way} {rate:.0f} GB/s" for way, rate in facts["bandwidth_gb_s"].items())
+    lines = [
+        f"{facts['gpu']} ({rates}), CUDA {facts['cuda']}, torch {facts['torch']},"
+        f" {facts['date']}, `{facts['command']}`:",
+        "",
+        "| case | what | bar | beyond | measured |",
+        "|---|---|---|---|---|",
+    ]
+    for row in found[0]["bars"]:
+        sign = "≥" if row["at_least"] else "≤"
+        marks = ["" if row[m] is None else f"{sign} {row[m]:g}" for m in ("limit", "beyond")]
+        lines.append(f"| {' | '.join([row['row'], row['what'], *marks, _check_cell(row)])} |")
+    return "\n".join(lines)
+
+
 def _check_cell(row: dict[str, Any]) -> str:
     value = "" if row["measured"] is None else f"{row['measured']:.3g}{row['unit']}"
     return value if row["verdict"] == "no bar" else f"{value} {row['verdict']}".strip()
@@ -169,6 +191,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "performance": headline_table,
     "check": check_table,
     "full": lambda: bench_table(is_plain),
+    "gpu": gpu_table,
 }
 
 

@@ -78,6 +78,7 @@ def quiet_console():
         ("ViT-B/16", 152, 86_567_656),
         ("BERT-base", 199, 109_482_240),
         ("GPT-2 small", 148, 124_439_808),
+        ("Llama-2-7B", 291, 6_738_415_616),
     ],
 )
 def test_models_have_their_published_sizes(name, tensors, numel):
@@ -364,13 +365,11 @@ def update(tmp_path):
     return module
 
 
-BLOCKS = ["performance", "check", "full"]
-
-
-@pytest.mark.parametrize("name", BLOCKS)
+@pytest.mark.parametrize("name", ["performance", "check", "full", "gpu"])
 def test_blocks_say_when_nothing_is_measured(update, name):
+    words = "Not yet run on a GPU." if name == "gpu" else "Not measured yet."
     page = f"<!-- {name} -->\nold\n<!-- /{name} -->\n"
-    assert update.filled(page) == f"<!-- {name} -->\n{update.NOT_MEASURED}\n<!-- /{name} -->\n"
+    assert update.filled(page) == f"<!-- {name} -->\n{words}\n<!-- /{name} -->\n"
 
 
 def test_blocks_take_the_newest_results(update, tmp_path):

@@ -37,7 +37,9 @@ def _stream_read(parameters: Sequence[Tensor], k: float) -> Run | None:
     module = _extension.load()
     read = getattr(module, "stream_read", None)
     gradients = _gradients(parameters)
-    return None if read is None else lambda: read(gradients, torch.get_num_threads())
+    if read is None or any(grad.device.type != "cpu" for grad in gradients):
+        return None
+    return lambda: read(gradients, torch.get_num_threads())
 
 
 def _foreach_add(parameters: Sequence[Tensor], k: float) -> Run:
@@ -55,13 +57,13 @@ def _index_add(parameters: Sequence[Tensor], k: float) -> Run | None:
     if index is None:
         return None
     line = parameters[0].detach().view(-1)
-    zeros = torch.zeros(index.numel(), dtype=line.dtype)
+    zeros = line.new_zeros(index.numel())
     return lambda: line.index_add_(0, index, zeros)
 
 
 def _numpy_add(parameters: Sequence[Tensor], k: float) -> Run | None:
     index = _places(parameters, k)
-    if index is None or parameters[0].dtype == torch.bfloat16:
+    if index is None or parameters[0].dtype == torch.bfloat16 or index.device.type != "cpu":
         return None
     line, places = parameters[0].detach().view(-1).numpy(), index.numpy()
 
@@ -76,7 +78,7 @@ def _places(parameters: Sequence[Tensor], k: float) -> Tensor | None:
     if len(parameters) != 1:
         return None
     total = parameters[0].numel()
-    return torch.randint(total, (round(k * total),))
+    return torch.randint(total, (round(k * total),), device=parameters[0].device)
 
 
 # floor: ways to measure it; a way that cannot serve a case gives None

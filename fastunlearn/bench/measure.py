@@ -112,14 +112,15 @@ def warm_up(kind: str, dtype: str, method: str) -> None:
         run()
 
 
-def buffer_sets(data: Data) -> int:
-    """Number of buffer sets that together exceed the last-level cache several times over.
+def buffer_sets(data: Data, cache_bytes: int | None = None) -> int:
+    """Number of buffer sets that together exceed a cache (the CPU's last) several times over.
 
     One where the data is so small that the call itself is measured, as in a loop over one model.
     """
     if data.size_bytes < _OVERHEAD_BYTES:
         return 1
-    return min(max(-(-CACHE_MULTIPLE * last_level_cache_bytes() // data.size_bytes), 1), MOST_SETS)
+    cache_bytes = last_level_cache_bytes() if cache_bytes is None else cache_bytes
+    return min(max(-(-CACHE_MULTIPLE * cache_bytes // data.size_bytes), 1), MOST_SETS)
 
 
 def last_level_cache_bytes() -> int:

@@ -90,7 +90,7 @@ def _scales(grad: Tensor, place: _Place) -> None:
 
 
 def _zeros(grad: Tensor, place: _Place) -> None:
-    grad.normal_().mul_(torch.rand(grad.shape) >= 0.7)
+    grad.normal_().mul_(torch.rand(grad.shape, device=grad.device) >= 0.7)
 
 
 def _equal(grad: Tensor, place: _Place) -> None:
@@ -99,7 +99,8 @@ def _equal(grad: Tensor, place: _Place) -> None:
 
 def _sorted(grad: Tensor, place: _Place) -> None:
     stop = place.start + grad.numel()
-    ramp = torch.linspace(place.start / place.total, stop / place.total, grad.numel())
+    ends = (place.start / place.total, stop / place.total)
+    ramp = torch.linspace(*ends, grad.numel(), device=grad.device)
     grad.copy_(ramp.view_as(grad))
 
 
@@ -123,16 +124,17 @@ VALUES: dict[str, Callable[[Tensor, _Place], None]] = {
 }
 
 
-def make(data: Data, seed: int = 0) -> list[torch.nn.Parameter]:
+def make(data: Data, seed: int = 0, device: torch.device | str = "cpu") -> list[torch.nn.Parameter]:
     """Return parameters with gradients; the weights are normal whatever the values."""
-    with torch.random.fork_rng(devices=[]):
+    device = torch.device(device)
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
         dtype, shapes, total = DTYPES[data.dtype], data.shapes, data.numel
         # Repeated, since drawing 1e9 weights whose values do not matter would take a while.
-        block = torch.randn(1 << 20).to(dtype)
+        block = torch.randn(1 << 20, device=device).to(dtype)
         parameters, start = [], 0
         for number, shape in enumerate(shapes):
-            weight, grad = torch.empty(shape, dtype=dtype), torch.empty(shape, dtype=dtype)
+            weight, grad = (torch.empty(shape, dtype=dtype, device=device) for _ in range(2))
             for part in weight.view(-1).split(block.numel()):
                 part.copy_(block[: part.numel()])
             VALUES[data.values](grad, _Place(start, total, number, len(shapes)))

@@ -36,12 +36,12 @@ def _add_flat(parameters: Sequence[Tensor], flat: Tensor) -> None:
 
 def _add_at(parameters: Sequence[Tensor], index: Tensor, std: float) -> None:
     """Noise at flat indices; only one tensor alone can be written through them directly."""
-    noise = torch.randn(index.numel(), dtype=parameters[0].dtype) * std
+    noise = torch.randn(index.numel(), dtype=parameters[0].dtype, device=index.device) * std
     if len(parameters) == 1:
         parameters[0].view(-1).index_add_(0, index, noise)
         return
     total = sum(parameter.numel() for parameter in parameters)
-    _add_flat(parameters, torch.zeros(total, dtype=noise.dtype).index_add_(0, index, noise))
+    _add_flat(parameters, noise.new_zeros(total).index_add_(0, index, noise))
 
 
 @torch.no_grad()
@@ -141,7 +141,8 @@ def bernoulli_mask(parameters: Sequence[Tensor], k: float, std: float) -> None:
 def randperm_slice(parameters: Sequence[Tensor], k: float, std: float) -> None:
     """Random parameters by the first K of a full permutation."""
     total = sum(parameter.numel() for parameter in parameters)
-    _add_at(parameters, torch.randperm(total)[: round(k * total)], std)
+    order = torch.randperm(total, device=parameters[0].device)
+    _add_at(parameters, order[: round(k * total)], std)
 
 
 TOP_K: dict[str, Peer] = {

@@ -156,9 +156,11 @@ def times_floor(row: Mapping[str, Any], method: str = OURS) -> float | None:
     return row["ms"][method] / row["floor_ms"]
 
 
-def write(path: Path, kind: str, facts: Mapping[str, Any], rows: Sequence[Any]) -> Path:
-    """Write results; the folder is made."""
+def write(
+    path: Path, kind: str, facts: Mapping[str, Any], rows: Sequence[Any], **more: Any
+) -> Path:
+    """Write results, and more beside them; the folder is made."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    body = {"schema": SCHEMA, "kind": kind, "environment": dict(facts), "rows": list(rows)}
+    body = {"schema": SCHEMA, "kind": kind, "environment": dict(facts), "rows": list(rows), **more}
     path.write_text(json.dumps(body, indent=1) + "\n", encoding="utf-8")
     return path

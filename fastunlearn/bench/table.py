@@ -23,6 +23,8 @@ SHORT = {
     "SSD: per-tensor dampening": "SSD",
     "Bernoulli mask": "Bernoulli",
     "randperm[:K]": "randperm",
+    "CuPy: partition": "CuPy",
+    "torch._foreach, Bernoulli mask": "foreach",
     FALLBACK: "pure PyTorch",
 }
 

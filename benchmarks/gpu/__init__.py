@@ -1,0 +1,1 @@
+"""The benchmark for GPUs, on the cases and peers of `fastunlearn.bench`."""

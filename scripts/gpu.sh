@@ -1,0 +1,14 @@
+#!/usr/bin/env bash
+# Everything that needs a GPU: build, tests, sanitizers, benchmark. Nothing is downloaded.
+#
+#   scripts/gpu.sh                all stages in order, within 9 minutes
+#   scripts/gpu.sh build tests    these stages (see scripts/gpu.py)
+#
+# Wants nvcc and a python3 that has torch for CUDA, pybind11, setuptools and pytest; PYTHON names
+# another interpreter. Writes gpu.json and gpu.log to the folder OUT (runs/gpu).
+# Exit status: 0 all passed, 1 some stage did not, 2 nothing was run.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+# Where compute-sanitizer lies when only the toolkit's folder is known.
+export PATH="$PATH:${CUDA_HOME:-/usr/local/cuda}/bin"
+exec "${PYTHON:-python3}" scripts/gpu.py --out "${OUT:-runs/gpu}" "$@"
