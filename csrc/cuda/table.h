@@ -89,6 +89,11 @@ struct Table {
 struct RngSource {
   const int64_t* device;  // seed and step, shape (2,), or null
   Rng value;
+
+  __device__ Rng read() const {
+    if (device == nullptr) return value;
+    return {static_cast<uint64_t>(device[0]), static_cast<uint32_t>(device[1])};
+  }
 };
 
 // Where a call runs.

@@ -20,6 +20,7 @@ struct Change {
 struct WriteRoom {
   void* journal;           // old values, or null where weights are screened instead
   int64_t* journal_begin;  // shape (tiles,): number of the first old value of each tile
+  int64_t item_bytes;      // from one old value to the next
 };
 
 // Takes room for the write of `selected` elements out of `numel`, of at most `item_bytes` each.
