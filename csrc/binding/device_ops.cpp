@@ -9,6 +9,7 @@
 #include <torch/library.h>
 
 #include <algorithm>
+#include <limits>
 #include <tuple>
 #include <utility>
 #include <vector>
@@ -25,12 +26,17 @@ namespace {
 using at::Tensor;
 using at::TensorList;
 
-// Memory that does not come down to kMaxDims dimensions has one more, and is not described.
+// Memory that a table cannot describe has more than kMaxDims dimensions.
 cuda::Memory memory_of(const Tensor& tensor, void* data) {
   cuda::Memory memory{data, dtype_of(tensor), 0, {}, {}};
   if (tensor.is_contiguous()) return memory;
+  if (tensor.numel() > std::numeric_limits<uint32_t>::max()) {
+    memory.dims = cuda::kMaxDims + 1;
+    return memory;
+  }
   for (int64_t d = 0; d < tensor.dim(); ++d) {
-    const int64_t size = tensor.size(d), stride = tensor.stride(d);
+    const auto size = static_cast<uint32_t>(tensor.size(d));
+    const int64_t stride = tensor.stride(d);
     const int32_t last = memory.dims - 1;
     if (size == 1) continue;
     if (last >= 0 && memory.stride[last] == size * stride) {
@@ -68,7 +74,9 @@ bool is_on_device_type(const Tensor& tensor) { return tensor.device().type() == 
 
 // Whether the kernels serve a call. The reference serves the rest with the same bits, slower:
 // - tensors elsewhere, in a call that came here because `rng` or `scale` is on a GPU;
-// - memory of many dimensions that do not merge, since a table's entry has a fixed size;
+// - memory of many dimensions that do not merge, or with gaps and 2^32 elements or more: an entry
+// of
+//   the table has a fixed size, and 64-bit divisions would slow all others down;
 // - tensors that do not ascend in the flat index space: the kernels find the elements of a tie by
 //   walking the list, and the tensor of an index by halving it;
 // - Random-k in each tensor where that is a shard of several rows, hence no range of indices.

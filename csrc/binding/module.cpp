@@ -49,6 +49,14 @@ py::object cuda_version() {
 #endif
 }
 
+py::object cuda_archs() {
+#ifdef FASTUNLEARN_CUDA_ARCHS
+  return py::str(FASTUNLEARN_CUDA_ARCHS);
+#else
+  return py::bool_(false);
+#endif
+}
+
 const char* build_type() {
 #if defined(NDEBUG) && defined(__OPTIMIZE__)
   return "release";
@@ -79,6 +87,7 @@ py::dict build_info() {
   info["cxx_standard"] = __cplusplus / 100 % 100;
   info["torch"] = TORCH_VERSION;
   info["cuda"] = cuda_version();
+  info["cuda_archs"] = cuda_archs();
   info["simd_compiled"] = compiled_levels();
   info["simd_runtime"] = runtime_levels();
   info["build_type"] = build_type();

@@ -22,7 +22,7 @@ FOLDER = ROOT / "build" / "simt"
 
 FLAGS = [
     "-std=c++17", "-O1", "-fPIC", "-ffp-contract=off", "-fno-strict-aliasing", "-Wall", "-Wextra",
-    "-Werror", "-DFASTUNLEARN_SIMT", f"-I{HERE}", f"-I{CSRC}",
+    "-Werror", "-Wno-unknown-pragmas", "-DFASTUNLEARN_SIMT", f"-I{HERE}", f"-I{CSRC}",
 ]  # fmt: skip
 
 
