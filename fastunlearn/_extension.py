@@ -2,7 +2,9 @@
 
 `fastunlearn._C` is optional: without it every operation runs in pure PyTorch. The environment
 variable FASTUNLEARN_BACKEND is read once, when the extension is first asked for: `auto` (the
-default) uses the extension where it is installed, `reference` leaves it out.
+default) uses the extension where it is installed, `reference` leaves it out. So is
+FASTUNLEARN_SIMD, which chooses the level of its kernels. They are registered with torch only after
+the build was found to fit.
 """
 
 from __future__ import annotations
@@ -36,7 +38,8 @@ def load() -> ModuleType | None:
     """Return the module `fastunlearn._C`, or None when it is missing, unusable or not wanted.
 
     Raises:
-        ValueError: FASTUNLEARN_BACKEND is set to an unknown value.
+        ValueError: FASTUNLEARN_BACKEND is set to an unknown value, or FASTUNLEARN_SIMD to a level
+            that is unknown or that this CPU lacks.
     """
     return _probe()[0]
 
@@ -115,7 +118,10 @@ def _probe() -> tuple[ModuleType | None, str | None]:
     except ImportError as error:
         return None, f"it is installed but cannot be loaded ({error})"
     mismatch = _mismatch(module.build_info())
-    return (module, None) if mismatch is None else (None, mismatch)
+    if mismatch is not None:
+        return None, mismatch
+    module.register_kernels()
+    return module, None
 
 
 def _why_not_built() -> str:

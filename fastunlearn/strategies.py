@@ -79,6 +79,7 @@ class Strategy:
             self._fail(field, "a number", TypeError)
         if not 0 <= value <= sys.float_info.max:
             self._fail(field, "finite and >= 0")
+        object.__setattr__(self, field, value + 0.0)  # -0.0 is 0.0, and would give -0.0 weights
 
     def _check_choice(self, field: str, choices: Sequence[str]) -> None:
         if getattr(self, field) not in choices:

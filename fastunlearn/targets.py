@@ -207,6 +207,8 @@ def _check_tensor(op: str, role: str, name: str, tensor: Any) -> None:
         fail(f"a tensor of {tensor.dtype}")
     if tensor.is_meta or isinstance(tensor, torch._subclasses.FakeTensor):
         fail("a meta or fake tensor, which holds no data")
+    if role == "parameter" and tensor.is_neg():
+        fail("a lazily negated view")  # of the imaginary part of a conjugate, say
     if role == "parameter" and tensor.is_inference() and not torch.is_inference_mode_enabled():
         fail("an inference tensor outside of inference mode")
 

@@ -68,7 +68,12 @@ def plant_build(monkeypatch: pytest.MonkeyPatch, folder: Path, **changed: str) -
     """Put a stand-in for the extension in `folder`; it fits this process but for `changed`."""
     version = importlib.import_module("fastunlearn._version").__version__
     info = {"version": version, "torch": torch.__version__.split("+")[0], **changed}
-    build = SimpleNamespace(build_info=lambda: info)
+    build = SimpleNamespace(build_info=lambda: info, registered=0)
+
+    def register_kernels() -> None:
+        build.registered += 1
+
+    build.register_kernels = register_kernels
     (folder / "_C.py").touch()
     monkeypatch.setitem(sys.modules, "fastunlearn._C", build)
     return build
@@ -126,7 +131,9 @@ def test_simd_levels_are_known_and_ascending(info: dict[str, Any]) -> None:
 def test_simd_runtime_agrees_with_the_kernel(info: dict[str, Any]) -> None:
     found = re.search(r"^flags\s*:(.*)$", Path("/proc/cpuinfo").read_text(), flags=re.MULTILINE)
     flags = set(found[1].split()) if found else set()
-    wanted = {"avx2": {"avx2"}, "avx512": {"avx2", "avx512f", "avx512bw", "avx512dq", "avx512vl"}}
+    avx2 = {"avx2", "f16c", "bmi1", "bmi2", "popcnt"}
+    avx512 = {"avx512f", "avx512bw", "avx512dq", "avx512vl"}
+    wanted = {"avx2": avx2, "avx512": avx2 | avx512}
     expected = ["portable"] + [level for level, needs in wanted.items() if needs <= flags]
     assert info["simd_runtime"] == expected
 
@@ -155,6 +162,7 @@ def test_fitting_build_is_used_in_silence(
 ) -> None:
     build = plant_build(monkeypatch, tmp_path)
     assert fresh.load() is build and fresh.why_unavailable() is None
+    assert build.registered == 1
     assert fresh.build_info()["extension"] is True
     assert warned(fresh) == []
 
@@ -208,9 +216,31 @@ def test_build_for_something_else_is_not_used(
     changed: dict[str, str],
     reason: str,
 ) -> None:
-    plant_build(monkeypatch, tmp_path, **changed)
+    build = plant_build(monkeypatch, tmp_path, **changed)
     assert fresh.load() is None
     assert reason in warned(fresh)[0]
+    assert build.registered == 0
+
+
+def test_kernels_of_another_version_do_not_run(info: dict[str, Any], tmp_path: Path) -> None:
+    """The build itself, not a stand-in: importing it to ask its version must not register them."""
+    skip = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(ROOT / "fastunlearn", tmp_path / "fastunlearn", ignore=skip)
+    (tmp_path / "fastunlearn" / "_version.py").write_text('__version__ = "9.9.9"\n')
+    code = (
+        "import torch; from fastunlearn import _extension, _ops;"
+        "print(_extension.why_unavailable(), _ops.backend_of('noise', torch.device('cpu')))"
+    )
+    found = run_python(code, cwd=tmp_path, FASTUNLEARN_BACKEND="auto")
+    assert found == f"it was built for fastunlearn {info['version']}, this is 9.9.9 reference"
+
+
+@pytest.mark.parametrize("level", ["sse9", "AVX2"])
+def test_unknown_simd_level_is_an_error(info: dict[str, Any], level: str) -> None:
+    code = "try: import fastunlearn; fastunlearn.perturb_\nexcept ValueError as error: print(error)"
+    found = run_python(code, FASTUNLEARN_BACKEND="auto", FASTUNLEARN_SIMD=level)
+    wanted = "FASTUNLEARN_SIMD must be portable, avx2 or avx512, got"
+    assert found == f"fastunlearn: {wanted} '{level}'"
 
 
 def test_build_for_another_patch_release_of_torch_is_used(

@@ -23,10 +23,11 @@ from fastunlearn.reference.philox import Rng
 DATA = Path(__file__).parent / "data"
 CORE = ["known_answers", "half", "keys", "segment", "permutation"]
 THREADED = ["pool", "selection"]
+HARDSHIPS = ["faults", "races"]
 # Ordered in advance, in the order of the tests; the slow tests order theirs when they run.
 BUILDS = [
     *((name, "plain") for name in ("known_answers", "half")),
-    *((name, "address") for name in (*CORE, "kernels", *THREADED)),
+    *((name, "address") for name in (*CORE, "kernels", *THREADED, *HARDSHIPS)),
     *((name, "thread") for name in THREADED),
 ]
 
@@ -191,6 +192,36 @@ SELECTIONS = {
 @pytest.mark.parametrize("mode", ["address", "thread", slow_plain])
 def test_selection(workshop: Workshop, mode: str) -> None:
     assert check(workshop, "selection", mode, *map(str, SELECTIONS[mode])) > 500
+
+
+@pytest.mark.parametrize("mode", ["address", slow_plain])
+def test_calls_that_run_out_of_memory(workshop: Workshop, mode: str) -> None:
+    assert check(workshop, "faults", mode) > 500
+
+
+@pytest.mark.parametrize("mode", ["address", slow_plain])
+def test_scores_that_change_during_a_call(workshop: Workshop, mode: str) -> None:
+    assert check(workshop, "races", mode) > 10
+
+
+@pytest.mark.parametrize("flag", ["-ffast-math", "-Ofast", "-ffinite-math-only"])
+def test_inexact_arithmetic_does_not_compile(flag: str) -> None:
+    need("plain")
+    header = toolchain.CSRC / "core" / "platform.h"
+    command = [*toolchain.compiler(), "-x", "c++", "-fsyntax-only", header]
+    assert toolchain.execute(command).returncode == 0
+    done = toolchain.execute([*command, flag])
+    assert done.returncode != 0 and "results are exact to the bit" in done.stdout
+
+
+def test_every_instruction_set_of_a_level_is_asked_for() -> None:
+    """A machine may lack one that usually comes with the others."""
+    asked = (toolchain.CSRC / "core" / "simd.h").read_text()
+    for level in ("avx2", "avx512"):
+        source = (toolchain.CSRC / "cpu" / f"kernels_{level}.cpp").read_text()
+        names = re.findall(r'#pragma GCC target\("(.+)"\)', source)[0].split(",")
+        missing = [n for n in names if f'"{n}"' not in asked and f"bit_{n.upper()}" not in asked]
+        assert missing == []
 
 
 class Planted(NamedTuple):

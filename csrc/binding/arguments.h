@@ -1,7 +1,5 @@
-// The operations' arguments in the terms of csrc/core, for every backend.
-//
-// The schemas are defined in Python (fastunlearn/_ops.py). Tensors were validated there; here they
-// are taken as they are.
+// The operations' arguments in the terms of csrc/core, for every backend. The schemas are defined
+// in Python (fastunlearn/_ops.py).
 #ifndef FASTUNLEARN_BINDING_ARGUMENTS_H_
 #define FASTUNLEARN_BINDING_ARGUMENTS_H_
 
@@ -34,11 +32,6 @@ inline DType dtype_of(const at::Tensor& tensor) {
       TORCH_CHECK_TYPE(false, "fastunlearn: tensors must be float32, float64, bfloat16 or float16,",
                        " got ", tensor.scalar_type());
   }
-}
-
-inline void check_layout(at::TensorList weights, at::IntArrayRef layout) {
-  TORCH_CHECK_VALUE(layout.size() == 3 * weights.size(), "fastunlearn: layout must have ",
-                    3 * weights.size(), " numbers, got ", layout.size());
 }
 
 // layout: base, row_len and row_stride of each tensor in turn.
@@ -80,9 +73,15 @@ inline constexpr Named<NoiseKind> kNoises[] = {{"normal", NoiseKind::kNormal},
 inline constexpr Named<UpdateMode> kUpdates[] = {
     {"add", UpdateMode::kAdd}, {"replace", UpdateMode::kReplace}, {"zero", UpdateMode::kZero}};
 
+inline void check_rng(const at::Tensor& rng) {
+  TORCH_CHECK_VALUE(rng.numel() == 2, "fastunlearn: rng must be 2 numbers, got ", rng.numel());
+}
+
 // rng: int64, shape (2,), on the CPU.
 inline Rng rng_of(const at::Tensor& rng) {
-  const int64_t* const state = rng.const_data_ptr<int64_t>();
+  check_rng(rng);
+  const at::Tensor values = rng.contiguous();
+  const int64_t* const state = values.const_data_ptr<int64_t>();
   return {static_cast<uint64_t>(state[0]), static_cast<uint32_t>(state[1])};
 }
 

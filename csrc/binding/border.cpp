@@ -68,8 +68,9 @@ bool is_writable(const at::Tensor& tensor) {
 }
 
 Span span_of(const at::Tensor& tensor) {
-  // As data_ptr() in Python: memory that is shared until it is written is parted here.
-  const auto start = reinterpret_cast<std::uintptr_t>(tensor.mutable_data_ptr());
+  // To be read: clones that share memory until one is written stay as they are. Two of them in one
+  // list seem to overlap, and are left to Python.
+  const auto start = reinterpret_cast<std::uintptr_t>(tensor.const_data_ptr());
   return {start, start + static_cast<std::uintptr_t>(tensor.nbytes())};
 }
 

@@ -23,6 +23,7 @@ namespace fastunlearn {
 #ifdef FASTUNLEARN_SIMT
 
 inline constexpr at::DeviceType kDeviceType = at::kCPU;
+inline constexpr c10::DispatchKey kDispatchKey = c10::DispatchKey::CPU;
 
 inline cuda::Device current_device(at::Device) { return {3, nullptr}; }
 
@@ -49,6 +50,7 @@ class Peers {
 #else
 
 inline constexpr at::DeviceType kDeviceType = at::kCUDA;
+inline constexpr c10::DispatchKey kDispatchKey = c10::DispatchKey::CUDA;
 
 // The device, with the stream that is current on it.
 cuda::Device current_device(at::Device device);

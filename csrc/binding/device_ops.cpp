@@ -16,6 +16,8 @@
 
 #include "binding/arguments.h"
 #include "binding/device.h"
+#include "binding/ops.h"
+#include "binding/ops_checks.h"
 #include "cuda/noise.h"
 #include "cuda/randomk.h"
 #include "cuda/topk.h"
@@ -55,10 +57,23 @@ cuda::Memory read_memory(const Tensor& tensor) {
   return memory_of(tensor, const_cast<void*>(tensor.const_data_ptr()));
 }
 
-// scores: empty for what reads none.
+void check_topk(const char* op, TensorList weights, TensorList scores, at::IntArrayRef k,
+                bool per_tensor, at::IntArrayRef layout) {
+  check_scores(op, weights, scores);
+  check_counts(op, weights, k, per_tensor, total_numel(weights));
+  check_layout(op, weights, layout);
+}
+
+void check_randomk(const char* op, TensorList weights, at::IntArrayRef k, bool per_tensor,
+                   at::IntArrayRef layout, int64_t total) {
+  check_counts(op, weights, k, per_tensor, total);
+  check_layout(op, weights, layout);
+  if (!per_tensor) check_total(op, weights, layout, total);
+}
+
+// Arguments were checked; scores: empty for what reads none.
 std::vector<cuda::Tensor> describe(TensorList weights, TensorList scores, at::IntArrayRef layout,
                                    bool written) {
-  check_layout(weights, layout);
   std::vector<cuda::Tensor> tensors(weights.size());
   for (size_t i = 0; i < weights.size(); ++i) {
     cuda::Tensor& tensor = tensors[i];
@@ -138,6 +153,7 @@ struct Run {
 // Seed and step, copied into kernel arguments or left on the device.
 struct RandomState {
   RandomState(const Tensor& rng, const Run& run) {
+    check_rng(rng);
     if (is_on_device(rng)) kept = run.bring(rng);
     source = kept.defined() ? cuda::RngSource{kept.const_data_ptr<int64_t>(), {}}
                             : cuda::RngSource{nullptr, rng_of(rng)};
@@ -214,6 +230,8 @@ Tensor run_topk_perturb_(TensorList weights, TensorList scores, const Tensor& sc
                          at::IntArrayRef layout) {
   const Ranking ranking = lookup("score", score, kScores);
   const TensorList read = ranking.by_weight ? weights : scores;
+  check_topk("topk_perturb_", weights, read, k, per_tensor, layout);
+  check_scale("topk_perturb_", weights, scale);
   std::vector<cuda::Tensor> tensors = describe(weights, read, layout, true);
   if (!served(weights, read, tensors, false)) {
     const Tensor stats = call_reference("fastunlearn::topk_perturb_", &run_topk_perturb_, weights,
@@ -242,6 +260,7 @@ std::tuple<std::vector<Tensor>, Tensor> run_topk_select(TensorList weights, Tens
                                                         at::IntArrayRef layout) {
   const Ranking ranking = lookup("score", score, kScores);
   const TensorList read = ranking.by_weight ? weights : scores;
+  check_topk("topk_select", weights, read, k, per_tensor, layout);
   std::vector<cuda::Tensor> tensors = describe(weights, read, layout, false);
   if (!served(weights, read, tensors, false)) {
     auto [packed, counts] = call_reference("fastunlearn::topk_select", &run_topk_select, weights,
@@ -264,6 +283,8 @@ std::tuple<std::vector<Tensor>, Tensor> run_topk_select(TensorList weights, Tens
 Tensor run_randomk_perturb_(TensorList weights, const Tensor& scale, const Tensor& rng,
                             at::IntArrayRef k, bool per_tensor, Name noise, Name update,
                             bool allow_overflow, at::IntArrayRef layout, int64_t total) {
+  check_randomk("randomk_perturb_", weights, k, per_tensor, layout, total);
+  check_scale("randomk_perturb_", weights, scale);
   std::vector<cuda::Tensor> tensors = describe(weights, {}, layout, true);
   if (!served(weights, {}, tensors, per_tensor)) {
     const Tensor stats =
@@ -289,6 +310,7 @@ Tensor run_randomk_perturb_(TensorList weights, const Tensor& scale, const Tenso
 std::tuple<std::vector<Tensor>, Tensor> run_randomk_select(TensorList weights, const Tensor& rng,
                                                            at::IntArrayRef k, bool per_tensor,
                                                            at::IntArrayRef layout, int64_t total) {
+  check_randomk("randomk_select", weights, k, per_tensor, layout, total);
   std::vector<cuda::Tensor> tensors = describe(weights, {}, layout, false);
   if (!served(weights, {}, tensors, per_tensor)) {
     auto [packed, counts] = call_reference("fastunlearn::randomk_select", &run_randomk_select,
@@ -343,20 +365,19 @@ Tensor run_rms(TensorList tensors) {
   return out;
 }
 
-void register_operations(torch::Library& library) {
+torch::Library make_library() {
+  torch::Library library(torch::Library::IMPL, "fastunlearn", kDispatchKey, __FILE__, __LINE__);
   library.impl("topk_perturb_", &run_topk_perturb_);
   library.impl("topk_select", &run_topk_select);
   library.impl("randomk_perturb_", &run_randomk_perturb_);
   library.impl("randomk_select", &run_randomk_select);
   library.impl("noise", &run_noise);
   library.impl("rms", &run_rms);
+  return library;
 }
 
 }  // namespace
-}  // namespace fastunlearn
 
-#ifdef FASTUNLEARN_SIMT
-TORCH_LIBRARY_IMPL(fastunlearn, CPU, library) { fastunlearn::register_operations(library); }
-#else
-TORCH_LIBRARY_IMPL(fastunlearn, CUDA, library) { fastunlearn::register_operations(library); }
-#endif
+void register_device_ops() { static const torch::Library library = make_library(); }
+
+}  // namespace fastunlearn

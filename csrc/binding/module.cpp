@@ -1,4 +1,4 @@
-// The Python module `fastunlearn._C`: what this build is.
+// The Python module `fastunlearn._C`: what this build is, and its kernels where it fits.
 //
 // Includes pybind11 and torch's version header rather than torch/extension.h, which alone costs
 // most of a minute of compile time.
@@ -12,6 +12,7 @@
 
 #include "binding/backend.h"
 #include "binding/border.h"
+#include "binding/ops.h"
 #include "cpu/read.h"
 
 #if !defined(FASTUNLEARN_VERSION) || !defined(FASTUNLEARN_CXX_FLAGS)
@@ -94,14 +95,30 @@ py::dict build_info() {
   return info;
 }
 
-// Reads the memory of contiguous CPU tensors, on torch's number of threads.
+// Apart from the import: a build of another version is imported too, to be asked what it is.
+void register_kernels() {
+  simd_level();  // a wrong FASTUNLEARN_SIMD fails here, not in the first call
+  register_ops();
+#ifdef FASTUNLEARN_CUDA_VERSION
+  register_device_ops();
+#endif
+}
+
+// Reads the memory of contiguous CPU tensors, on so many threads.
 uint64_t read_tensors(const std::vector<py::object>& tensors, int threads) {
   std::vector<std::pair<const void*, size_t>> ranges;
   for (const py::object& tensor : tensors) {
+    const auto device = tensor.attr("device").attr("type").cast<std::string>();
+    if (device != "cpu" || !tensor.attr("is_contiguous")().cast<bool>()) {
+      throw py::value_error("stream_read: tensors must be contiguous and on the CPU, got " +
+                            py::repr(tensor.attr("stride")()).cast<std::string>() +
+                            " as strides on " + device);
+    }
     const auto address = tensor.attr("data_ptr")().cast<uintptr_t>();
     ranges.emplace_back(reinterpret_cast<const void*>(address),
                         tensor.attr("nbytes").cast<size_t>());
   }
+  const py::gil_scoped_release unlocked;
   return stream_read(ranges, threads);
 }
 
@@ -112,6 +129,8 @@ PYBIND11_MODULE(_C, module) {
   module.doc() = "Compiled kernels of fastunlearn";
   module.def("build_info", &fastunlearn::build_info,
              "Describe this build: compiler, flags, torch, CUDA and SIMD levels.");
+  module.def("register_kernels", &fastunlearn::register_kernels,
+             "Let torch use the kernels. ValueError where FASTUNLEARN_SIMD is wrong.");
   module.def(
       "get_simd", [] { return std::string(fastunlearn::simd_name(fastunlearn::simd_level())); },
       "Name of the SIMD level in use.");
@@ -120,5 +139,4 @@ PYBIND11_MODULE(_C, module) {
   module.def("stream_read", &fastunlearn::read_tensors, py::arg("tensors"), py::arg("threads"),
              "Read the memory of contiguous CPU tensors once: the floor of a benchmark.");
   fastunlearn::register_border(module);
-  fastunlearn::simd_level();  // a wrong FASTUNLEARN_SIMD fails the import, not the first call
 }

@@ -1,4 +1,6 @@
 // Registration of the compiled kernels: torch tensors to the plain views of csrc/cpu, and back.
+#include "binding/ops.h"
+
 #include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/empty.h>
@@ -9,6 +11,7 @@
 
 #include "binding/arguments.h"
 #include "binding/backend.h"
+#include "binding/ops_checks.h"
 #include "cpu/float_mode.h"
 #include "cpu/pool.h"
 #include "cpu/randomk.h"
@@ -51,10 +54,9 @@ TensorView read_view(const Tensor& tensor) {
 
 TensorView write_view(const Tensor& tensor) { return view_of(tensor, tensor.mutable_data_ptr()); }
 
-// scores: empty for Random-k, which reads none.
+// Arguments were checked; scores: empty for Random-k, which reads none.
 std::vector<Parameter> parameters_of(TensorList weights, TensorList scores, at::IntArrayRef layout,
                                      bool written) {
-  check_layout(weights, layout);
   std::vector<Parameter> parameters;
   parameters.reserve(weights.size());
   for (size_t i = 0; i < weights.size(); ++i) {
@@ -65,23 +67,30 @@ std::vector<Parameter> parameters_of(TensorList weights, TensorList scores, at::
   return parameters;
 }
 
-Change change_of(const Tensor& scale, const Tensor& rng, Name noise, Name update,
-                 bool allow_overflow) {
+Change change_of(const char* op, TensorList weights, const Tensor& scale, const Tensor& rng,
+                 Name noise, Name update, bool allow_overflow) {
+  check_scale(op, weights, scale);
   const Tensor values = scale.contiguous();
   const double* const begin = values.const_data_ptr<double>();
   return {std::vector<double>(begin, begin + values.numel()), rng_of(rng),
           lookup("noise", noise, kNoises), lookup("update", update, kUpdates), allow_overflow};
 }
 
-TopK topk_of(TensorList weights, TensorList scores, at::IntArrayRef k, bool per_tensor, Name score,
-             Name nan, at::IntArrayRef layout, bool written) {
+TopK topk_of(const char* op, TensorList weights, TensorList scores, at::IntArrayRef k,
+             bool per_tensor, Name score, Name nan, at::IntArrayRef layout, bool written) {
   const Ranking ranking = lookup("score", score, kScores);
+  if (!ranking.by_weight) check_scores(op, weights, scores);
+  check_counts(op, weights, k, per_tensor, total_numel(weights));
+  check_layout(op, weights, layout);
   return {parameters_of(weights, ranking.by_weight ? weights : scores, layout, written), k.vec(),
           per_tensor, ranking.kind, lookup("nan", nan, kNanRules)};
 }
 
-RandomK randomk_of(TensorList weights, const Tensor& rng, at::IntArrayRef k, bool per_tensor,
-                   at::IntArrayRef layout, int64_t total, bool written) {
+RandomK randomk_of(const char* op, TensorList weights, const Tensor& rng, at::IntArrayRef k,
+                   bool per_tensor, at::IntArrayRef layout, int64_t total, bool written) {
+  check_counts(op, weights, k, per_tensor, total);
+  check_layout(op, weights, layout);
+  if (!per_tensor) check_total(op, weights, layout, total);
   return {parameters_of(weights, {}, layout, written), k.vec(), per_tensor, total, rng_of(rng)};
 }
 
@@ -108,8 +117,9 @@ Tensor run_topk_perturb_(TensorList weights, TensorList scores, const Tensor& sc
                          Name nan, Name noise, Name update, bool allow_overflow,
                          at::IntArrayRef layout) {
   const Run run;
-  const TopK topk = topk_of(weights, scores, k, per_tensor, score, nan, layout, true);
-  const Change change = change_of(scale, rng, noise, update, allow_overflow);
+  constexpr char kOp[] = "topk_perturb_";
+  const Change change = change_of(kOp, weights, scale, rng, noise, update, allow_overflow);
+  const TopK topk = topk_of(kOp, weights, scores, k, per_tensor, score, nan, layout, true);
   const Tensor stats = empty_stats(weights, at::kCPU);
   topk_perturb(topk, change, run.execution, stats.mutable_data_ptr<int64_t>());
   if (!refused(stats, allow_overflow)) bump_versions(weights);
@@ -121,7 +131,8 @@ std::tuple<std::vector<Tensor>, Tensor> run_topk_select(TensorList weights, Tens
                                                         Name score, Name nan,
                                                         at::IntArrayRef layout) {
   const Run run;
-  const TopK topk = topk_of(weights, scores, k, per_tensor, score, nan, layout, false);
+  const TopK topk =
+      topk_of("topk_select", weights, scores, k, per_tensor, score, nan, layout, false);
   const Tensor stats = empty_stats(weights, at::kCPU);
   std::vector<uint8_t*> data;
   std::vector<Tensor> packed = empty_packed(weights, &data);
@@ -133,8 +144,9 @@ Tensor run_randomk_perturb_(TensorList weights, const Tensor& scale, const Tenso
                             at::IntArrayRef k, bool per_tensor, Name noise, Name update,
                             bool allow_overflow, at::IntArrayRef layout, int64_t total) {
   const Run run;
-  const RandomK randomk = randomk_of(weights, rng, k, per_tensor, layout, total, true);
-  const Change change = change_of(scale, rng, noise, update, allow_overflow);
+  constexpr char kOp[] = "randomk_perturb_";
+  const Change change = change_of(kOp, weights, scale, rng, noise, update, allow_overflow);
+  const RandomK randomk = randomk_of(kOp, weights, rng, k, per_tensor, layout, total, true);
   const Tensor stats = empty_stats(weights, at::kCPU);
   randomk_perturb(randomk, change, run.execution, stats.mutable_data_ptr<int64_t>());
   if (!refused(stats, allow_overflow)) bump_versions(weights);
@@ -145,7 +157,8 @@ std::tuple<std::vector<Tensor>, Tensor> run_randomk_select(TensorList weights, c
                                                            at::IntArrayRef k, bool per_tensor,
                                                            at::IntArrayRef layout, int64_t total) {
   const Run run;
-  const RandomK randomk = randomk_of(weights, rng, k, per_tensor, layout, total, false);
+  const RandomK randomk =
+      randomk_of("randomk_select", weights, rng, k, per_tensor, layout, total, false);
   const Tensor stats = empty_stats(weights, at::kCPU);
   std::vector<uint8_t*> data;
   std::vector<Tensor> packed = empty_packed(weights, &data);
@@ -175,15 +188,22 @@ Tensor run_rms(TensorList tensors) {
   return out;
 }
 
-}  // namespace
-}  // namespace fastunlearn
-
-TORCH_LIBRARY_IMPL(fastunlearn, CPU, library) {
-  fastunlearn::share_torch_threads();
-  library.impl("topk_perturb_", &fastunlearn::run_topk_perturb_);
-  library.impl("topk_select", &fastunlearn::run_topk_select);
-  library.impl("randomk_perturb_", &fastunlearn::run_randomk_perturb_);
-  library.impl("randomk_select", &fastunlearn::run_randomk_select);
-  library.impl("noise", &fastunlearn::run_noise);
-  library.impl("rms", &fastunlearn::run_rms);
+torch::Library make_library() {
+  torch::Library library = MAKE_TORCH_LIBRARY_IMPL(fastunlearn, CPU);
+  library.impl("topk_perturb_", &run_topk_perturb_);
+  library.impl("topk_select", &run_topk_select);
+  library.impl("randomk_perturb_", &run_randomk_perturb_);
+  library.impl("randomk_select", &run_randomk_select);
+  library.impl("noise", &run_noise);
+  library.impl("rms", &run_rms);
+  return library;
 }
+
+}  // namespace
+
+void register_ops() {
+  static const torch::Library library = make_library();
+  share_torch_threads();
+}
+
+}  // namespace fastunlearn

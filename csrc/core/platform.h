@@ -2,6 +2,10 @@
 #ifndef FASTUNLEARN_CORE_PLATFORM_H_
 #define FASTUNLEARN_CORE_PLATFORM_H_
 
+#if defined(__FAST_MATH__) || (defined(__FINITE_MATH_ONLY__) && __FINITE_MATH_ONLY__)
+#error "fastunlearn: results are exact to the bit, which -ffast-math (-Ofast) would break"
+#endif
+
 #ifdef __CUDACC__
 #define FASTUNLEARN_HD __host__ __device__ __forceinline__
 #else

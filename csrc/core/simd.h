@@ -4,6 +4,10 @@
 #ifndef FASTUNLEARN_CORE_SIMD_H_
 #define FASTUNLEARN_CORE_SIMD_H_
 
+#if defined(__x86_64__) && defined(__GNUC__)
+#include <cpuid.h>
+#endif
+
 namespace fastunlearn {
 
 // Ascending: a CPU that runs one level runs every level before it.
@@ -26,9 +30,17 @@ constexpr const char* simd_name(SimdLevel level) {
 
 #if defined(__x86_64__) && defined(__GNUC__)
 
+// gcc before 11 does not know this one by name.
+inline bool has_f16c() {
+  unsigned int a, b, c, d;
+  return __get_cpuid(1, &a, &b, &c, &d) != 0 && (c & bit_F16C) != 0;
+}
+
+// Every instruction set that the level's kernels are compiled for: a virtual machine may hide any.
 // The builtin also asks the OS whether it saves the wide registers, which CPUID alone cannot say.
 inline bool simd_supported(SimdLevel level) {
-  const bool avx2 = __builtin_cpu_supports("avx2");
+  const bool avx2 = __builtin_cpu_supports("avx2") && has_f16c() && __builtin_cpu_supports("bmi") &&
+                    __builtin_cpu_supports("bmi2") && __builtin_cpu_supports("popcnt");
   switch (level) {
     case SimdLevel::kAvx2:
       return avx2;

@@ -9,8 +9,11 @@ namespace fastunlearn {
 namespace {
 
 // Never destroyed: threads may give pages back while the process ends. Nobody waits for the lock: a
-// fork may have left it taken for ever.
+// fork may have left it taken for ever. All its places are made at once, so that giving a page back
+// cannot fail: destructors do it.
 struct Shelf {
+  Shelf() { pages.reserve(kKeptPages); }
+
   std::mutex mutex;
   std::vector<Page> pages;
 };

@@ -31,7 +31,7 @@ std::vector<uint32_t> sample(const KeyReader& keys, const Chunks& chunks, int64_
     int64_t chunk = first;
     for (int j = 0; j < count; ++j) {  // all are fetched before the first is read
       const int64_t i = start + j;
-      const int64_t place = width * i + total % size * i / size +
+      const int64_t place = share_start(total, i, size) +
                             static_cast<int64_t>(static_cast<uint64_t>(words[j]) * width >> 32);
       chunk = chunks.containing(first, chunk, last, place);
       const int64_t inside = place - chunks.elements(first, chunk);

@@ -45,7 +45,7 @@ int64_t CutChoice::candidates(int64_t chunk) const {
 
 int64_t CutChoice::at_most(int64_t chunk) const {
   if (!rule(chunk).cut.recorded) return chunks_[chunk].count;
-  return records_[chunk].sure + candidates(chunk);
+  return std::clamp<int64_t>(records_[chunk].sure + candidates(chunk), 0, chunks_[chunk].count);
 }
 
 Chosen CutChoice::choose(int64_t chunk, ChoiceRoom* room) const {

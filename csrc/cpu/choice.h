@@ -31,7 +31,7 @@ class Choice {
  public:
   virtual ~Choice() = default;
   virtual Chosen choose(int64_t chunk, ChoiceRoom* room) const = 0;
-  // No fewer than are selected in a chunk; cheap.
+  // No fewer than are selected in a chunk, as long as nobody changes the scores; cheap.
   virtual int64_t at_most(int64_t chunk) const = 0;
 };
 

@@ -26,19 +26,19 @@ class Histogram {
     return counts_[worker].data();
   }
 
-  // Finds the bin of the rank-th greatest key (1 <= rank); *rank becomes the rank within it.
+  // Finds the bin of the rank-th greatest key (1 <= rank); *rank becomes the rank within it. The
+  // lowest bin where fewer keys were met, as may be when somebody changes the scores meanwhile.
   int find(int64_t* rank, int64_t* in_bin) const {
-    for (int bin = bins_ - 1; bin >= 0; --bin) {
+    for (int bin = bins_ - 1;; --bin) {
       int64_t count = 0;
       for (const auto& counts : counts_)
         count += counts.empty() ? 0 : static_cast<int64_t>(counts[bin]);
-      if (*rank <= count) {
+      if (*rank <= count || bin == 0) {
         *in_bin = count;
         return bin;
       }
       *rank -= count;
     }
-    return -1;
   }
 
  private:
@@ -132,7 +132,9 @@ class CutFinder {
     std::vector<uint32_t> chosen;
     chosen.reserve(in_bin);
     for (const auto& part : parts) chosen.insert(chosen.end(), part.begin(), part.end());
-    const uint32_t key = kth_greatest(chosen.data(), in_bin, rank);
+    if (chosen.empty()) return {bracket_.lo, before, 0};  // see Histogram::find
+    const auto found = static_cast<int64_t>(chosen.size());
+    const uint32_t key = kth_greatest(chosen.data(), found, std::min(rank, found));
     const auto above = std::count_if(chosen.begin(), chosen.end(), [=](auto x) { return x > key; });
     return {key, before + above, std::count(chosen.begin(), chosen.end(), key)};
   }

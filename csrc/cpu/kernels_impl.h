@@ -278,7 +278,8 @@ struct LaneTally {
   }
 };
 
-// Updates the chosen of V::kLanes weights. A vector comparison gives -1 where it holds.
+// Updates the chosen of V::kLanes weights, at least one. A vector comparison gives -1 where it
+// holds.
 template <class V, class T>
 inline void update_lanes(T* w, typename V::F z, typename V::F scale, uint32_t chosen,
                          UpdateMode mode, bool commit, LaneTally<V>* tally) {
@@ -295,7 +296,7 @@ inline void update_lanes(T* w, typename V::F z, typename V::F scale, uint32_t ch
   const I new_finite = infinity > (I)(V::bits(value) & magnitude);
   tally->overflow -= mask & old_finite & ~new_finite;
   tally->unchanged -= mask & (I)(old == value);
-  if (commit) V::store_raw(w, mask != 0 ? fresh : raw);
+  if (commit) V::store_raw(w, mask != 0 ? fresh : raw, chosen);
 }
 
 // Moves the chosen words to the front. A full vector is stored each time: it ends no later than the
@@ -321,17 +322,21 @@ void update(T* w, const float* z, const uint64_t* mask, int count, RowChange cha
   const int whole = count / kLanes * kLanes;
   for (int i = 0; i < whole; i += kLanes) {
     const uint32_t chosen = static_cast<uint32_t>(mask[i / 64] >> i % 64) & kAll;
+    if (chosen == 0) continue;
     const auto own = V::from_bits(V::unpack(V::load_u(z), chosen));
     z += __builtin_popcount(chosen);
     update_lanes<V>(w + i, own, scale, chosen, change.mode, commit, &found);
   }
-  if (whole < count) {
+  const int rest = count - whole;
+  if (rest > 0) {
     const uint32_t chosen = static_cast<uint32_t>(mask[whole / 64] >> whole % 64) & kAll;
     const auto own = V::from_bits(V::unpack(V::load_u(z), chosen));
     T padded[kLanes] = {};
-    std::memcpy(padded, w + whole, (count - whole) * sizeof(T));
+    std::memcpy(padded, w + whole, rest * sizeof(T));
     update_lanes<V>(padded, own, scale, chosen, change.mode, commit, &found);
-    if (commit) std::memcpy(w + whole, padded, (count - whole) * sizeof(T));
+    for (int i = 0; commit && i < rest; ++i) {
+      if ((chosen >> i & 1u) != 0) w[whole + i] = padded[i];
+    }
   }
   found.add_to(tally);
 }

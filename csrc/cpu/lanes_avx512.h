@@ -27,10 +27,14 @@ struct Avx512Lanes : VectorLanes<F32x16, U32x16, I32x16, U64x8, 16> {
   static inline U load_raw(const Half* from) {
     return (U)_mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)));
   }
-  static inline void store_raw(float* to, U raw) { std::memcpy(to, &raw, sizeof(raw)); }
+  // The lanes whose bit is set, and no others.
+  static inline void store_raw(float* to, U raw, uint32_t chosen) {
+    _mm512_mask_storeu_epi32(to, static_cast<__mmask16>(chosen), (__m512i)raw);
+  }
   template <class Half>
-  static inline void store_raw(Half* to, U raw) {
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), _mm512_cvtepi32_epi16((__m512i)raw));
+  static inline void store_raw(Half* to, U raw, uint32_t chosen) {
+    _mm256_mask_storeu_epi16(to, static_cast<__mmask16>(chosen),
+                             _mm512_cvtepi32_epi16((__m512i)raw));
   }
 
   static inline F half_to_float(U raw) {

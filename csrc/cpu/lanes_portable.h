@@ -33,9 +33,10 @@ struct PortableLanes : VectorLanes<F32x4, U32x4, I32x4, U64x2, 4> {
   static inline U load_raw(const Half* from) {
     return U{from[0].bits, from[1].bits, from[2].bits, from[3].bits};
   }
-  static inline void store_raw(float* to, U raw) { std::memcpy(to, &raw, sizeof(raw)); }
+  // Stores the lanes whose bit is set. The others hold what was read: the storage has them again.
+  static inline void store_raw(float* to, U raw, uint32_t) { std::memcpy(to, &raw, sizeof(raw)); }
   template <class Half>
-  static inline void store_raw(Half* to, U raw) {
+  static inline void store_raw(Half* to, U raw, uint32_t) {
     for (int i = 0; i < kLanes; ++i) to[i].bits = static_cast<uint16_t>(raw[i]);
   }
 

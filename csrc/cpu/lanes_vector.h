@@ -32,7 +32,7 @@ struct VectorLanes {
   static constexpr int kLanes = kLanes_;
   static constexpr int kParts = 2;
 
-  static inline F splat_f(float x) { return F{} + x; }
+  static inline F splat_f(float x) { return x - F{}; }  // 0 + x would lose the sign of -0
   static inline U splat_u(uint32_t x) { return U{} + x; }
   static inline U bits(F x) { return (U)x; }
   static inline F from_bits(U x) { return (F)x; }

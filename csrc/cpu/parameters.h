@@ -26,6 +26,17 @@ struct Execution {
   int threads;
 };
 
+// Where a share begins when so many elements are cut into equal shares; the product of the two
+// counts would overflow.
+constexpr int64_t share_start(int64_t elements, int64_t share, int64_t shares) {
+  return elements / shares * share + elements % shares * share / shares;
+}
+
+// Threads that a read of so many elements is worth.
+inline int reading_threads(int64_t elements, int limit) {
+  return static_cast<int>(std::clamp<int64_t>(elements / kGrain, 1, limit));
+}
+
 // Threads that so many selected elements, or words of noise, are worth.
 inline int useful_threads(int64_t selected, int limit) {
   return static_cast<int>(std::clamp<int64_t>(selected / kSelectedGrain, 1, limit));
@@ -61,11 +72,11 @@ class Chunks {
   }
 
   // Calls body(worker, chunk number) for chunks first .. last, small ones together, on as many of
-  // the threads as that is worth; worker < threads.
+  // the threads as that is worth; worker < reading_threads of their elements.
   template <class Body>
   void for_each(int64_t first, int64_t last, int threads, const Body& body) const {
     const int64_t total = elements(first, last);
-    threads = static_cast<int>(std::clamp<int64_t>(total / kGrain, 1, threads));
+    threads = reading_threads(total, threads);
     const int64_t shares = threads == 1 ? 1 : (total + kChunk - 1) / kChunk;
     parallel_for(threads, shares, [&](int worker, int64_t share) {
       const int64_t stop = boundary(first, last, share + 1, shares);
@@ -74,10 +85,10 @@ class Chunks {
   }
 
  private:
-  // Where the share begins when the elements are cut into equal shares at chunk borders.
+  // The chunk that a share begins with.
   int64_t boundary(int64_t first, int64_t last, int64_t share, int64_t shares) const {
     if (share == shares) return last;
-    const int64_t wanted = sums_[first] + elements(first, last) * share / shares;
+    const int64_t wanted = sums_[first] + share_start(elements(first, last), share, shares);
     const auto begin = sums_.begin();
     return std::lower_bound(begin + first, begin + last, wanted) - begin;
   }

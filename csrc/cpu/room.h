@@ -3,6 +3,7 @@
 #define FASTUNLEARN_CPU_ROOM_H_
 
 #include <memory>
+#include <vector>
 
 namespace fastunlearn {
 
@@ -12,6 +13,17 @@ template <class Room>
 Room& thread_room() {
   static thread_local const std::unique_ptr<Room> room(new Room);
   return *room;
+}
+
+// A Room for each of `threads` workers, kept by the calling thread. All are there before the
+// workers begin: a loop that writes weights must not run out of memory half-way.
+template <class Room>
+const std::vector<std::unique_ptr<Room>>& worker_rooms(int threads) {
+  static thread_local std::vector<std::unique_ptr<Room>> rooms;
+  const auto wanted = static_cast<size_t>(threads);
+  rooms.reserve(wanted);
+  while (rooms.size() < wanted) rooms.emplace_back(new Room);
+  return rooms;
 }
 
 }  // namespace fastunlearn

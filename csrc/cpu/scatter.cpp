@@ -1,6 +1,7 @@
 #include "cpu/scatter.h"
 
 #include <algorithm>
+#include <atomic>
 #include <memory>
 
 namespace fastunlearn {
@@ -11,7 +12,6 @@ constexpr int kBatch = 128;  // elements whose noise is made while the next are 
 // Images of one task, with the elements they belong to.
 struct Images {
   int count;
-  int64_t first;  // number of the first image among all of the domain
   uint64_t index[kImages];
   Place place[kImages];
 };
@@ -30,31 +30,31 @@ class Scatter {
           const Execution& execution)
       : parameters_(parameters),
         domains_(domains),
-        execution_(execution),
         kernels_(*execution.kernels),
-        locator_(parameters),
-        counts_(execution.threads) {}
+        locator_(parameters) {
+    int64_t k = 0;
+    for (const Domain& domain : domains) {
+      firsts_.push_back(firsts_.back() + tasks_of(domain));
+      k += domain.k;
+    }
+    threads_ = useful_threads(k, execution.threads);
+    counts_.assign(threads_, std::vector<Counts>(parameters.size()));
+  }
 
-  // Calls body(worker, images) for all tasks.
+  // Calls body(worker, images) for all tasks. The domains share one loop: threads may have to be
+  // started for it, and can fail to, only while nothing is written.
   template <class Body>
   void for_each_task(const Body& body) {
-    int64_t before = 0;
-    for (const Domain& domain : domains_) {
-      const int threads = useful_threads(domain.k, execution_.threads);
-      parallel_for(threads, tasks_of(domain), [&](int worker, int64_t task) {
-        Images images;
-        find_images(domain, task * kImages, &images);
-        images.first += before;
-        body(worker, images);
-      });
-      before += domain.k;
-    }
+    parallel_for(threads_, firsts_.back(), [&](int worker, int64_t task) {
+      const auto after = std::upper_bound(firsts_.begin(), firsts_.end(), task);
+      const int64_t domain = after - firsts_.begin() - 1;
+      Images images;
+      find_images(domains_[domain], (task - firsts_[domain]) * kImages, &images);
+      body(worker, images);
+    });
   }
 
-  Counts* counts(int worker) {
-    if (counts_[worker].empty()) counts_[worker].resize(parameters_.size());
-    return counts_[worker].data();
-  }
+  Counts* counts(int worker) { return counts_[worker].data(); }
 
   void add_to(int64_t* stats) const {
     for (const auto& own : counts_) {
@@ -68,7 +68,6 @@ class Scatter {
 
  protected:
   void find_images(const Domain& domain, int64_t first, Images* images) const {
-    images->first = first;
     images->count = static_cast<int>(std::min<int64_t>(kImages, domain.k - first));
     kernels_.permute(domain.permutation, static_cast<uint64_t>(first), images->count,
                      images->index);
@@ -80,10 +79,17 @@ class Scatter {
 
   const std::vector<Parameter>& parameters_;
   const std::vector<Domain>& domains_;
-  const Execution& execution_;
   const Kernels& kernels_;
   const Locator locator_;
-  std::vector<std::vector<Counts>> counts_;
+  std::vector<int64_t> firsts_{0};  // first task of each domain; one entry more than domains
+  int threads_;
+  std::vector<std::vector<Counts>> counts_;  // of each worker
+};
+
+// A weight as it was.
+struct Before {
+  Place place;
+  uint64_t bits;
 };
 
 class ScatterWriter : public Scatter {
@@ -100,15 +106,32 @@ class ScatterWriter : public Scatter {
   }
 
   void run() {
-    int64_t k = 0;
-    for (const Domain& domain : domains_) k += domain.k;
     const bool may_overflow = !change_.allow_overflow && change_.mode != UpdateMode::kZero;
-    if (may_overflow) old_.reset(new uint64_t[k]);
+    if (may_overflow) journal_.reset(new Before[most_here()]);
     for_each_task([this](int worker, const Images& images) { write(worker, images); });
     if (may_overflow && overflow() != 0) undo();
   }
 
  private:
+  // No fewer than the selected elements that are here: k counts those of other shards too.
+  int64_t most_here() const {
+    int64_t most = 0;
+    for (const Domain& domain : domains_) {
+      int64_t here = 0;
+      for (size_t i = domain.begin; i < domain.end; ++i) here += parameters_[i].weight.numel();
+      most += std::min(domain.k, here);
+    }
+    return most;
+  }
+
+  // Room in the journal for those of the images that are here, or null.
+  Before* journal_for(const Images& images) {
+    if (!journal_) return nullptr;
+    const auto here = [](const Place& place) { return place.parameter >= 0; };
+    const auto count = std::count_if(images.place, images.place + images.count, here);
+    return journal_.get() + written_.fetch_add(count, std::memory_order_relaxed);
+  }
+
   int64_t overflow() const {
     int64_t total = 0;
     for (const auto& own : counts_) {
@@ -119,6 +142,7 @@ class ScatterWriter : public Scatter {
 
   void write(int worker, const Images& images) {
     Counts* const counts = this->counts(worker);
+    Before* journal = journal_for(images);
     float z[kBatch + 16] = {};
     fetch(images, 0);
     for (int first = 0; first < images.count; first += kBatch) {
@@ -132,38 +156,44 @@ class ScatterWriter : public Scatter {
       for (const DType dtype : dtypes_) {
         dispatch(dtype, [&](auto* type) {
           using T = std::remove_pointer_t<decltype(type)>;
-          write_some<T>(images, first, count, dtype, z, counts);
+          journal = write_some<T>(images, first, count, dtype, z, counts, journal);
         });
       }
     }
   }
 
-  // Those of the elements whose weights have the type T.
+  // Those of the elements whose weights have the type T. Returns the end of the journal.
   template <class T>
-  void write_some(const Images& images, int first, int count, DType dtype, const float* z,
-                  Counts* counts) {
+  Before* write_some(const Images& images, int first, int count, DType dtype, const float* z,
+                     Counts* counts, Before* journal) {
     for (int i = 0; i < count; ++i) {
       const Place place = images.place[first + i];
       if (place.parameter < 0) continue;
       const TensorView& weight = parameters_[place.parameter].weight;
       if (weight.dtype() != dtype) continue;
       T* const at = static_cast<T*>(weight.data()) + weight.offset(place.local);
-      if (old_) std::memcpy(&old_[images.first + first + i], at, sizeof(T));
+      if (journal != nullptr) {
+        journal->place = place;
+        std::memcpy(&journal->bits, at, sizeof(T));
+        ++journal;
+      }
       Counts& own = counts[place.parameter];
       *at = update_element(*at, z[i], {change_.scale[place.parameter], change_.mode}, &own.tally);
       ++own.selected;
     }
+    return journal;
   }
 
   void undo() {
-    for_each_task([this](int, const Images& images) {
-      for (int i = 0; i < images.count; ++i) {
-        const Place place = images.place[i];
-        if (place.parameter < 0) continue;
+    const int64_t tasks = (written_ + kImages - 1) / kImages;
+    parallel_for(threads_, tasks, [this](int, int64_t task) {
+      const int64_t end = std::min<int64_t>(written_, (task + 1) * kImages);
+      for (int64_t i = task * kImages; i < end; ++i) {
+        const auto& [place, bits] = journal_[i];
         const TensorView& weight = parameters_[place.parameter].weight;
-        const int64_t bytes = item_bytes(weight.dtype());
-        char* const at = static_cast<char*>(weight.data()) + weight.offset(place.local) * bytes;
-        std::memcpy(at, &old_[images.first + i], bytes);
+        const int64_t item = item_bytes(weight.dtype());
+        std::memcpy(static_cast<char*>(weight.data()) + weight.offset(place.local) * item, &bits,
+                    item);
       }
     });
   }
@@ -181,7 +211,8 @@ class ScatterWriter : public Scatter {
 
   const Change& change_;
   std::vector<DType> dtypes_;
-  std::unique_ptr<uint64_t[]> old_;  // old value of each image's element, to undo it
+  std::unique_ptr<Before[]> journal_;  // to undo what was written; in any order
+  std::atomic<int64_t> written_{0};    // entries of the journal
 };
 
 }  // namespace

@@ -79,7 +79,7 @@ class Selection {
   Execution limited(const Problem& problem) const {
     const int64_t elements = chunks_.elements(problem.first, problem.last);
     Execution out = execution_;
-    out.threads = static_cast<int>(std::clamp<int64_t>(elements / kGrain, 1, out.threads));
+    out.threads = reading_threads(elements, out.threads);
     return out;
   }
 

@@ -20,8 +20,8 @@ int64_t journal_bytes(const std::vector<Parameter>& parameters, const Chunk& chu
   return at_most * (item + static_cast<int64_t>(sizeof(uint16_t)));
 }
 
-// Places and old values of the elements that were written, to undo it. Room for all chunks is there
-// before the first write.
+// Places and old values of the elements that were written, to undo it. Room for all chunks, as many
+// elements as Choice::at_most says, is there before the first write.
 class Journal {
  public:
   Journal(const std::vector<Parameter>& parameters, const Chunks& chunks, const Choice& choice)
@@ -65,16 +65,19 @@ class Writer {
         change_(change),
         execution_(execution),
         kernels_(*execution.kernels),
+        rooms_(worker_rooms<WriteRoom>(
+            reading_threads(chunks.elements(0, chunks.size()), execution.threads))),
         outcomes_(chunks.size()) {}
 
   const std::vector<Outcome>& outcomes() const { return outcomes_; }
 
-  // Works through all chunks; writes where `commit`.
+  // Works through all chunks; writes where `commit`. Nothing is allocated here: a failure would
+  // leave some of the chunks written.
   void run(bool commit, const Journal* journal) {
     commit_ = commit;
     journal_ = journal;
     chunks_.for_each(0, chunks_.size(), execution_.threads,
-                     [this](int, int64_t chunk) { write(chunk, &thread_room<WriteRoom>()); });
+                     [this](int worker, int64_t chunk) { write(chunk, rooms_[worker].get()); });
   }
 
   int64_t overflow() const {
@@ -101,7 +104,10 @@ class Writer {
 
  private:
   void write(int64_t chunk, WriteRoom* room) {
-    const Chosen chosen = choice_.choose(chunk, &room->choice);
+    Chosen chosen = choice_.choose(chunk, &room->choice);
+    if (journal_ != nullptr) {  // whose room is bounded, even if somebody changes the scores
+      chosen.count = static_cast<int>(std::min<int64_t>(chosen.count, choice_.at_most(chunk)));
+    }
     outcomes_[chunk] = {chosen.count, {}};
     if (chosen.count == 0) return;
     const TensorView& weight = parameters_[chunks_[chunk].parameter].weight;
@@ -219,6 +225,7 @@ class Writer {
   const Change& change_;
   const Execution& execution_;
   const Kernels& kernels_;
+  const std::vector<std::unique_ptr<WriteRoom>>& rooms_;
   std::vector<Outcome> outcomes_;
   bool commit_ = false;
   const Journal* journal_ = nullptr;
@@ -257,7 +264,7 @@ class Screen {
     const bool half = parameters_[parameter].weight.dtype() == DType::kFloat16;
     const double greatest = half ? kMaxHalf : 3.38e38;
     const double reach = kMostNoise * std::abs(change_.scale[parameter]);
-    if (reach >= greatest / 2) return 0;
+    if (!(reach < greatest / 2)) return 0;  // a NaN too
     return ScalarLanes::bits(static_cast<float>(greatest / 2));
   }
 

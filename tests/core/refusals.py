@@ -343,6 +343,7 @@ KINDS: dict[str, Callable[[], Any]] = {
     "jagged": lambda: torch.nested.nested_tensor([torch.ones(2)], layout=torch.jagged),
     "meta": lambda: torch.zeros(4, device="meta"),
     "fake": lambda: FakeTensorMode().from_tensor(torch.zeros(4)),
+    "lazily negated": lambda: torch.zeros(4, dtype=torch.complex64).conj().imag,
 }
 
 

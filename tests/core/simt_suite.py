@@ -22,7 +22,8 @@ from core.worlds import build, first_difference, run
 from fastunlearn import _ops
 from fastunlearn.reference import ops as reference
 
-_SET_SEED = "_ZN4simt8set_seedEm"  # simt::set_seed(uint64_t)
+# fastunlearn::register_device_ops() and simt::set_seed(uint64_t)
+_REGISTER, _SET_SEED = "_ZN11fastunlearn19register_device_opsEv", "_ZN4simt8set_seedEm"
 MOST_ELEMENTS = 20_000  # of a usual call; one in MANY may be of any size
 MANY = 25
 
@@ -31,10 +32,11 @@ def load(path: str) -> ctypes.CDLL:
     """Register the kernels and make sure that they, and nothing else, serve the CPU."""
     found = {name: _ops.backend_of(name, torch.device("cpu")) for name in _ops.SCHEMAS}
     assert set(found.values()) == {"reference"}, found
-    torch.ops.load_library(path)
+    library = ctypes.CDLL(path)
+    library[_REGISTER]()
     found = {name: _ops.backend_of(name, torch.device("cpu")) for name in _ops.SCHEMAS}
     assert set(found.values()) == {"cpu"}, found
-    return ctypes.CDLL(path)
+    return library
 
 
 def in_order(made: Configuration) -> Configuration:

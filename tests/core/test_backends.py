@@ -13,11 +13,12 @@ from typing import Any
 import pytest
 import torch
 from core import configurations as axes
-from core.backends import LEVELS, OPS, check, compiled, simd
+from core.backends import LEVELS, OPS, call, check, compiled, simd
 from core.configurations import OPERATIONS, Configuration, configuration
 from core.processes import script
 from core.worlds import Outcome, World, build, first_difference, run
 
+import fastunlearn as fu
 from fastunlearn import _extension, _ops
 from fastunlearn.reference import ops as reference
 from fastunlearn.reference.ops import Stat
@@ -97,6 +98,113 @@ def test_generated_calls_meet_every_option() -> None:
     }
     assert {name: seen for name, (seen, every) in drawn.items() if len(seen) < len(every)} == {}
     assert configuration(17) == configuration(17) != configuration(18)
+
+
+# Scales that the Python functions keep away ------------------------------------------------------
+
+
+@compiled
+@pytest.mark.parametrize("scale", [-0.0, math.nan])
+@pytest.mark.parametrize("update", ["add", "replace"])
+@pytest.mark.parametrize("share", [0.001, 0.9])
+def test_odd_scales(scale: float, update: str, share: float) -> None:
+    """Weights of -0.0 tell by which way a zero came. A journal covers few, a screen many."""
+    n = 300_000
+    weights = [torch.full((n,), -0.0), torch.full((n,), -0.0, dtype=torch.bfloat16)]
+    generator = torch.Generator().manual_seed(0)
+    scores = [torch.rand(n, generator=generator) for _ in weights]
+    k = [int(share * 2 * n)]
+    wanted = check(*call("topk_perturb_", weights, scores, k, scale, update=update))
+    assert wanted.results["stats"][:, Stat.OVERFLOW].sum() == (k[0] if math.isnan(scale) else 0)
+
+
+def test_std_has_no_sign() -> None:
+    for strategy in (fu.TopK(1, std=-0.0), fu.RandomK(1, rel_std=-0.0)):
+        assert [str(strategy.std), str(strategy.rel_std)].count("0.0") == 1
+
+
+# Arguments that do not fit ------------------------------------------------------------------------
+
+
+def arguments(operation: str, **changed: Any) -> list[Any]:
+    """Good arguments of a raw operation on two tensors, but for what is changed."""
+    given = {
+        "weights": [torch.ones(4), torch.ones(2, 3)],
+        "scores": [torch.arange(4.0), torch.ones(3, 2)],
+        "scale": torch.ones(2, dtype=torch.float64),
+        "rng": torch.tensor([0, 0]),
+        "k": [3],
+        "per_tensor": False,
+        "score": "grad",
+        "nan": "error",
+        "noise": "normal",
+        "update": "add",
+        "allow_overflow": False,
+        "layout": [0, 4, 4, 4, 6, 6],
+        "total": 10,
+    }
+    assert set(changed) <= set(given)
+    given.update(changed)
+    names = [argument.name for argument in getattr(OPS, operation).default._schema.arguments]
+    return [given[name] for name in names]
+
+
+TOPK, RANDOMK = ("topk_perturb_", "topk_select"), ("randomk_perturb_", "randomk_select")
+ALL, WRITING = TOPK + RANDOMK, (TOPK[0], RANDOMK[0])
+MISFITS: list[tuple[tuple[str, ...], dict[str, Any], str]] = [
+    (TOPK, {"scores": []}, "scores must be 2 tensors, one for each weight, got 0"),
+    (TOPK, {"scores": [torch.ones(4)] * 3}, "scores must be 2 tensors, one for each weight, got 3"),
+    (TOPK, {"scores": [torch.ones(4)] * 2}, r"scores\[1\] must have 6 elements, got 4"),
+    (ALL, {"k": []}, "k must be 1 counts, got 0"),
+    (ALL, {"k": [1, 1]}, "k must be 1 counts, got 2"),
+    (ALL, {"k": [1], "per_tensor": True}, "k must be 2 counts, got 1"),
+    (ALL, {"k": [11]}, r"k\[0\] must be between 0 and 10, got 11"),
+    (ALL, {"k": [-1]}, r"k\[0\] must be between 0 and 10, got -1"),
+    (ALL, {"k": [4, 7], "per_tensor": True}, r"k\[1\] must be between 0 and 6, got 7"),
+    (WRITING, {"scale": torch.ones(1).double()}, "scale must have 2 elements, .*, got 1"),
+    (ALL, {"layout": [0, 4, 4]}, "layout must be 6 numbers, got 3"),
+    (ALL, {"layout": [0, 4, 4, 4, 0, 6]}, r"layout of weights\[1\] must be .*, got 4, 0, 6"),
+    (ALL, {"layout": [0, 2, 1, 4, 6, 6]}, r"layout of weights\[0\] must be .*, got 0, 2, 1"),
+    (RANDOMK, {"total": 9}, r"total must be at least 10, the end of weights\[1\], got 9"),
+]
+
+
+@compiled
+@pytest.mark.parametrize(("operations", "changed", "match"), MISFITS)
+def test_arguments_that_do_not_fit(
+    operations: tuple[str, ...], changed: dict[str, Any], match: str
+) -> None:
+    for operation in operations:
+        getattr(OPS, operation)(*arguments(operation))
+        given = arguments(operation, **changed)
+        with pytest.raises(ValueError, match=f"{operation}: {match}"):
+            getattr(OPS, operation)(*given)
+        assert all(bool((weight == 1).all()) for weight in given[0])
+
+
+@compiled
+def test_scores_that_are_not_read_need_not_fit() -> None:
+    OPS.topk_select(*arguments("topk_select", score="weight", scores=[]))
+
+
+@compiled
+def test_selecting_leaves_shared_memory_shared() -> None:
+    """A lazy clone gets memory of its own when it is written, and not before."""
+    weight = torch.ones(8)
+    clone = torch._lazy_clone(weight)
+    fu.select([clone], fu.TopK(2), scores=[torch.arange(8.0)])
+    assert torch._C._is_cow_tensor(clone)
+    fu.perturb_([clone], fu.TopK(2), scores=[torch.arange(8.0)])
+    assert bool((weight == 1).all()) and not bool((clone == 1).all())
+
+
+@compiled
+@pytest.mark.parametrize("tensor", [torch.ones(4, 4).t(), torch.ones(4, device="meta")])
+def test_bare_read_takes_plain_memory_alone(tensor: torch.Tensor) -> None:
+    module: Any = _extension.load()
+    assert module.stream_read([torch.zeros(4, 4)], 1) == 0
+    with pytest.raises(ValueError, match="stream_read: tensors must be contiguous and on the CPU"):
+        module.stream_read([tensor], 1)
 
 
 # The harness: what is off by one bit anywhere is found, and named --------------------------------

@@ -4,6 +4,9 @@
 // access beyond it.
 #include "cpu/kernels.h"
 
+#include <sys/mman.h>
+#include <unistd.h>
+
 #include <cstdint>
 #include <vector>
 
@@ -218,7 +221,7 @@ void check_update(Update<T> update) {
   for (const int count : kCounts) {
     for (const int density : {0, 1, 20, 64}) {
       const Case<T> given = make_case<T>(count, density);
-      for (const double scale : {0.0, 0.1, 1e-42, 3e4, 3e38, 1e300}) {
+      for (const double scale : {0.0, -0.0, 0.1, 1e-42, 3e4, 3e38, 1e300}) {
         for (const UpdateMode mode : {UpdateMode::kAdd, UpdateMode::kReplace, UpdateMode::kZero}) {
           check_update_with<T>(update, given, {scale, mode}, true);
         }
@@ -228,7 +231,40 @@ void check_update(Update<T> update) {
   }
 }
 
-void check_level(const Kernels& kernels) {
+// Weights on both sides of a page border, of which those behind it are not chosen and must not be
+// written: the program would end.
+//   before: weights of the first page; count: weights in all.
+template <class T>
+void check_untouched_with(Update<T> update, int before, int count) {
+  const size_t page = static_cast<size_t>(sysconf(_SC_PAGESIZE));
+  void* const pages =
+      mmap(nullptr, 2 * page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  char* const border = static_cast<char*>(pages) + page;
+  mprotect(border, page, PROT_READ);
+  T* const w = reinterpret_cast<T*>(border) - before;
+  Bitmap mask((count + 63) / 64);
+  for (int i = 0; i < before; ++i) mask[i / 64] |= uint64_t{1} << i % 64;
+  const std::vector<float> z(before + 16, 1.0f);
+  Tally tally;
+  update(w, z.data(), mask.data(), count, {0.5, UpdateMode::kAdd}, true, &tally);
+  for (int i = 0; i < count; ++i) {
+    equal(bits_of(w[i]), bits_of(narrow<T>(i < before ? 0.5 : 0.0)), "weight at a border", i);
+  }
+  munmap(pages, 2 * page);
+}
+
+// A vector of which nothing is chosen, and the rest behind the last whole vector; `masked`: whether
+// this level stores the chosen elements of a vector alone.
+template <class T>
+void check_untouched(Update<T> update, bool masked) {
+  check_untouched_with<T>(update, 64, 128);
+  check_untouched_with<T>(update, 65, 67);
+  for (int before = 49; masked && before < 64; ++before) {
+    check_untouched_with<T>(update, before, 128);
+  }
+}
+
+void check_level(const Kernels& kernels, bool masked) {
   check_scan<float>(kernels.scan_f32);
   check_scan<BFloat16>(kernels.scan_bf16);
   check_scan<Float16>(kernels.scan_f16);
@@ -240,6 +276,9 @@ void check_level(const Kernels& kernels) {
   check_update<float>(kernels.update_f32);
   check_update<BFloat16>(kernels.update_bf16);
   check_update<Float16>(kernels.update_f16);
+  check_untouched<float>(kernels.update_f32, masked);
+  check_untouched<BFloat16>(kernels.update_bf16, masked);
+  check_untouched<Float16>(kernels.update_f16, masked);
 }
 
 }  // namespace
@@ -249,7 +288,8 @@ int main() {
   for (const fastunlearn::SimdLevel level : fastunlearn::kSimdLevels) {
     if (!fastunlearn::simd_supported(level)) continue;
     std::printf("level %s\n", fastunlearn::simd_name(level));
-    fastunlearn::testing::check_level(fastunlearn::kernels(level));
+    const bool masked = level == fastunlearn::SimdLevel::kAvx512;
+    fastunlearn::testing::check_level(fastunlearn::kernels(level), masked);
   }
   return fastunlearn::testing::finish();
 }

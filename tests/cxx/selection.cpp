@@ -134,6 +134,17 @@ void check_middle(uint64_t seeds, const std::vector<int>& threads) {
   }
 }
 
+// How elements are dealt to threads, at sizes no test can allocate.
+void check_shares() {
+  for (const int64_t elements : {int64_t{1} << 40, (int64_t{1} << 45) + 12345}) {
+    const int64_t shares = elements / kChunk + 1;
+    for (const int64_t share : {int64_t{0}, int64_t{1}, shares / 3, shares - 1, shares}) {
+      const auto exact = static_cast<__int128>(elements) * share / shares;
+      equal(share_start(elements, share, shares), static_cast<uint64_t>(exact), "share", share);
+    }
+  }
+}
+
 }  // namespace
 }  // namespace fastunlearn::testing
 
@@ -142,6 +153,7 @@ int main(int argc, char** argv) {
   if (argc < 4) return 2;
   std::vector<int> threads;
   for (int i = 3; i < argc; ++i) threads.push_back(std::atoi(argv[i]));
+  fastunlearn::testing::check_shares();
   fastunlearn::testing::check_small(std::strtoull(argv[1], nullptr, 10));
   fastunlearn::testing::check_middle(std::strtoull(argv[2], nullptr, 10), threads);
   return fastunlearn::testing::finish();

@@ -24,10 +24,11 @@ MODES = {
 }
 # The sources of csrc/cpu that a program needs; those without an entry need none.
 KERNELS = ["kernels_portable", "kernels_avx2", "kernels_avx512"]
+EVERYTHING = sorted(path.stem for path in (CSRC / "cpu").glob("*.cpp"))
 NEEDS = {
     "kernels": KERNELS,
     "pool": ["pool"],
-    "selection": sorted(path.stem for path in (CSRC / "cpu").glob("*.cpp")),
+    **dict.fromkeys(("selection", "faults", "races"), EVERYTHING),
 }
 TIMEOUT_S = 150
 

@@ -36,8 +36,8 @@ def build() -> Path:
     Raises:
         AssertionError: the compiler's words.
     """
-    sources = [*sorted((CSRC / "cuda").glob("*.cu")), HERE / "simt.cpp"]
-    sources.insert(0, CSRC / "binding" / "device_ops.cpp")  # takes longest
+    binding = [CSRC / "binding" / name for name in ("device_ops.cpp", "ops_checks.cpp")]  # slowest
+    sources = [*binding, *sorted((CSRC / "cuda").glob("*.cu")), HERE / "simt.cpp"]
     FOLDER.mkdir(parents=True, exist_ok=True)
     with ThreadPoolExecutor(2) as pool:
         objects = list(pool.map(_compiled, sources))
