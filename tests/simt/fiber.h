@@ -57,7 +57,8 @@ __attribute__((naked, noinline)) inline void exchange(Context* /*from*/, Context
       "pop %r12\n\t"
       "pop %rbx\n\t"
       "pop %rbp\n\t"
-      "ret");
+      "pop %rax\n\t"  // not "ret", which the processor would expect to go back to the caller
+      "jmp *%rax");
 }
 
 inline void prepare(Context* context, char* stack, size_t bytes, void (*entry)()) {

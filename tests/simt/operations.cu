@@ -2,6 +2,8 @@
 // source runs on a GPU, so that it also shows where the harness and a device differ.
 #include <cstdint>
 #include <cstdio>
+#include <cstdlib>
+#include <memory>
 
 #include "check.h"
 #include "cuda/launch.h"
@@ -10,22 +12,30 @@ namespace fastunlearn::testing {
 namespace {
 
 #ifdef FASTUNLEARN_SIMT
-// Zeroes, for the host and the device. None is given back: the program ends soon.
-template <class T>
-T* array(int count) {
-  return new T[count]();
-}
+void* allocate(size_t bytes) { return std::malloc(bytes); }
+void release(void* memory) { std::free(memory); }
 void finish_kernel() {}
 #else
-template <class T>
-T* array(int count) {
-  T* found = nullptr;
-  cudaMallocManaged(&found, count * sizeof(T));
-  for (int i = 0; i < count; ++i) found[i] = T{};
-  return found;
+void* allocate(size_t bytes) {
+  void* memory = nullptr;
+  cudaMallocManaged(&memory, bytes);
+  return memory;
 }
+void release(void* memory) { cudaFree(memory); }
 void finish_kernel() { cudaDeviceSynchronize(); }
 #endif
+
+struct Release {
+  void operator()(void* memory) const { release(memory); }
+};
+
+// Zeroes, for the host and the device.
+template <class T>
+std::unique_ptr<T[], Release> array(int count) {
+  T* found = static_cast<T*>(allocate(count * sizeof(T)));
+  for (int i = 0; i < count; ++i) found[i] = T{};
+  return std::unique_ptr<T[], Release>(found);
+}
 
 constexpr unsigned kFull = 0xFFFFFFFFu;
 constexpr unsigned kOdd = 0xAAAAAAAAu;
@@ -57,12 +67,12 @@ __global__ void shuffle(unsigned* out, unsigned long long* wide) {
 }
 
 void test_shuffles() {
-  auto* out = array<unsigned>(64 * 10);
-  auto* wide = array<unsigned long long>(64 * 2);
-  run(shuffle, 1, 64, out, wide);
+  const auto out = array<unsigned>(64 * 10);
+  const auto wide = array<unsigned long long>(64 * 2);
+  run(shuffle, 1, 64, out.get(), wide.get());
   for (unsigned t = 0; t < 64; ++t) {
     const unsigned lane = t % 32, v = 1000 + t, first = 1000 + t - lane;
-    const unsigned* row = out + 10 * t;
+    const unsigned* row = &out[10 * t];
     equal(row[0], first + 5, "one lane to all", t);
     equal(row[1], first + lane / 8 * 8 + (lane + 1) % 8, "the next of eight", t);
     equal(row[2], lane < 3 ? v : v - 3, "three up", t);
@@ -100,8 +110,8 @@ __global__ void vote(unsigned* out) {
 }
 
 void test_votes() {
-  auto* out = array<unsigned>(64 * 9);
-  run(vote, 1, 64, out);
+  const auto out = array<unsigned>(64 * 9);
+  run(vote, 1, 64, out.get());
   for (unsigned t = 0; t < 64; ++t) {
     const unsigned lane = t % 32;
     const unsigned expected[9] = {0x49249249u,
@@ -131,8 +141,8 @@ __global__ void barrier(int* out) {
 }
 
 void test_barriers() {
-  auto* out = array<int>(96 * 6);
-  run(barrier, 1, 96, out);
+  const auto out = array<int>(96 * 6);
+  run(barrier, 1, 96, out.get());
   for (int t = 0; t < 96; ++t) {
     const int expected[6] = {20, 1, 0, 1, 0, t < 64 ? 64 : 0};
     for (int i = 0; i < 6; ++i) {
@@ -202,13 +212,13 @@ void check_words(const T* words, unsigned threads) {
 
 template <class T>
 void test_atomics() {
-  auto* words = array<T>(9);
-  auto* shared_words = array<T>(4 * 9);
+  const auto words = array<T>(9);
+  const auto shared_words = array<T>(4 * 9);
   words[2] = ~T{0};
   words[5] = 1000;
-  run(atomics<T>, 4, 64, words, shared_words);
-  check_words(words, 256);
-  for (int block = 0; block < 4; ++block) check_words(shared_words + 9 * block, 64);
+  run(atomics<T>, 4, 64, words.get(), shared_words.get());
+  check_words(words.get(), 256);
+  for (int block = 0; block < 4; ++block) check_words(&shared_words[9 * block], 64);
 }
 
 // down: (2,), below: (2,)
@@ -221,9 +231,9 @@ __global__ void signs(unsigned* down, int* below) {
 }
 
 void test_signs() {
-  auto* down = array<unsigned>(2);
-  auto* below = array<int>(2);
-  run(signs, 1, 32, down, below);
+  const auto down = array<unsigned>(2);
+  const auto below = array<int>(2);
+  run(signs, 1, 32, down.get(), below.get());
   equal(down[0], static_cast<unsigned>(-96), "wraps around below zero");
   equal(down[1], 0, "wraps around above");
   equal(static_cast<unsigned>(below[0]), static_cast<unsigned>(-64), "signed");
@@ -247,8 +257,8 @@ __global__ void bits(long long* out, unsigned zero) {
 }
 
 void test_bits() {
-  auto* out = array<long long>(12);
-  run(bits, 1, 1, out, 0u);
+  const auto out = array<long long>(12);
+  run(bits, 1, 1, out.get(), 0u);
   const long long expected[12] = {9, 16, 0, 32, 41, 0, 32, 15, 64, 23, 0x80000001ll, 0xB0000000ll};
   for (int i = 0; i < 12; ++i) equal(out[i], expected[i], "bits", i);
 }
@@ -268,12 +278,12 @@ __global__ void load(const unsigned* in, const float* floats, unsigned long long
 }
 
 void test_loads() {
-  auto* in = array<unsigned>(16);
-  auto* floats = array<float>(4);
-  auto* out = array<unsigned long long>(8);
+  const auto in = array<unsigned>(16);
+  const auto floats = array<float>(4);
+  const auto out = array<unsigned long long>(8);
   for (int i = 0; i < 16; ++i) in[i] = i;
   for (int i = 0; i < 4; ++i) floats[i] = static_cast<float>(i + 1);
-  run(load, 1, 1, in, floats, out);
+  run(load, 1, 1, in.get(), floats.get(), out.get());
   const unsigned long long expected[6] = {23, 9011, 1ull << 32, 3ull << 32 | 2, 49, 7};
   for (int i = 0; i < 6; ++i) equal(out[i], expected[i], "load", i);
 }
@@ -290,21 +300,23 @@ __global__ void indices(unsigned* out) {
 }
 
 void test_launch() {
-  auto* out = array<unsigned>(3 * 7 * 5);
-  run(indices, 3, 7, out);
+  const auto out = array<unsigned>(3 * 7 * 5);
+  run(indices, 3, 7, out.get());
   for (unsigned i = 0; i < 21; ++i) {
     const unsigned expected[5] = {i / 7 + 1, i % 7 + 1, 3, 7, 2};
     for (unsigned j = 0; j < 5; ++j) equal(out[5 * i + j], expected[j], "index", 5 * i + j);
   }
-  equal(cudaMemsetAsync(out, 0xFF, 8, nullptr), cudaSuccess, "status");
+  equal(cudaMemsetAsync(out.get(), 0xFF, 8, nullptr), cudaSuccess, "status");
   finish_kernel();
   equal(out[1], 0xFFFFFFFFu, "set");
   equal(out[2], 3, "not set");
   for (int blocks : {0, -1}) {
-    equal(launch(indices, blocks, 32, nullptr, out), cudaErrorInvalidConfiguration, "no blocks");
+    equal(launch(indices, blocks, 32, nullptr, out.get()), cudaErrorInvalidConfiguration,
+          "no blocks");
   }
   for (int threads : {0, 1025}) {
-    equal(launch(indices, 1, threads, nullptr, out), cudaErrorInvalidConfiguration, "threads");
+    equal(launch(indices, 1, threads, nullptr, out.get()), cudaErrorInvalidConfiguration,
+          "threads");
   }
   equal(cudaPeekAtLastError(), cudaSuccess, "a launch takes its error along");
   equal(cudaGetLastError(), cudaSuccess, "no error");

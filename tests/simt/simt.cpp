@@ -27,8 +27,9 @@ namespace {
 constexpr int kWarp = 32;
 constexpr int kMaxThreads = 1024;
 constexpr uint8_t kPoison = 0xA5;
-// A block that takes more turns than this waits for something that does not come.
-constexpr int64_t kMaxTurns = int64_t{1} << 26;
+// Threads that take more turns than this without a barrier passed or an end reached wait for
+// something that does not come.
+constexpr int64_t kMaxTurns = int64_t{1} << 24;
 // Turns of a resident block before another may go on: at most so many.
 constexpr int kMaxStretch = 64;
 
@@ -258,7 +259,7 @@ class Block {
   // Half of the blocks let a thread that was just released go first, so that one warp runs far
   // ahead of the others; the other half choose any.
   bool eager_ = false;
-  int64_t turns_ = 0;
+  int64_t turns_ = 0;    // since the last barrier or end
   std::string failure_;  // of the thread whose turn it is
   Call failed_{};
   std::vector<char> image_;
@@ -295,6 +296,7 @@ void Block::run_thread() {
   current->self().fiber->entered();
   (*kernel)();
   current->self().state = State::kEnded;
+  current->turns_ = 0;
   current->self().fiber->leave(true);
 }
 
@@ -311,7 +313,8 @@ void Block::give_turn() {
   const int thread = ready_.back();
   ready_.pop_back();
   if (++turns_ > kMaxTurns) {
-    throw Error("block " + std::to_string(index_) + ": never ends, it seems");
+    throw Error("block " + std::to_string(index_) + ", thread " + std::to_string(thread) +
+                ": took turns without end, waiting for what does not come");
   }
   ++turns_given;
   thread_index.x = thread;
@@ -321,6 +324,7 @@ void Block::give_turn() {
 
 // Lets all threads go on from the barrier that they stand at; false if all have ended.
 bool Block::release_barrier() {
+  turns_ = 0;
   std::vector<int> live;
   int count = 0;
   for (size_t i = 0; i < threads_.size(); ++i) {
@@ -449,7 +453,7 @@ void run_grid(int blocks, int threads) {
     const uint32_t chosen = rng.below(active.size());
     current = active[chosen];
     current->load();
-    if (!current->go_on(active.size() == 1 ? kMaxTurns + 1 : 1 + rng.below(kMaxStretch))) {
+    if (!current->go_on(active.size() == 1 ? INT64_MAX : 1 + rng.below(kMaxStretch))) {
       current->unload();
     } else if (next != order.end()) {
       current->begin(*next++);
