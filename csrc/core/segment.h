@@ -4,6 +4,7 @@
 
 #include <cstdint>
 
+#include "core/divide.h"
 #include "core/platform.h"
 
 namespace fastunlearn {
@@ -20,7 +21,7 @@ struct Segment {
 
   FASTUNLEARN_HD int64_t to_global(int64_t local) const {
     if (one_row()) return base + local;
-    const int64_t row = local / row_len;
+    const int64_t row = divide(local, row_len);
     return base + row * row_stride + (local - row * row_len);
   }
 
@@ -28,7 +29,7 @@ struct Segment {
   FASTUNLEARN_HD int64_t to_local(int64_t index) const {
     const int64_t relative = index - base;
     if (one_row()) return relative < numel ? relative : -1;
-    const int64_t row = relative / row_stride;
+    const int64_t row = divide(relative, row_stride);
     const int64_t column = relative - row * row_stride;
     if (column >= row_len) return -1;
     const int64_t local = row * row_len + column;
@@ -40,7 +41,7 @@ struct Segment {
     if (index <= base) return 0;
     const int64_t relative = index - base;
     if (one_row()) return relative < numel ? relative : numel;
-    const int64_t row = relative / row_stride;
+    const int64_t row = divide(relative, row_stride);
     const int64_t column = relative - row * row_stride;
     const int64_t count = row * row_len + (column < row_len ? column : row_len);
     return count < numel ? count : numel;

@@ -1,9 +1,8 @@
-#include "cuda/screen.h"
-
 #include <type_traits>
 
 #include "core/keys.h"
 #include "cuda/element.cuh"
+#include "cuda/screen.h"
 
 namespace fastunlearn::cuda {
 namespace {

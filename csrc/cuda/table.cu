@@ -1,6 +1,6 @@
-#include "cuda/table.h"
-
 #include <algorithm>
+
+#include "cuda/table.h"
 
 namespace fastunlearn::cuda {
 namespace {

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 
+#include "core/divide.h"
 #include "core/half.h"
 #include "core/params.h"
 #include "core/philox.h"
@@ -29,7 +30,7 @@ struct Memory {
     if (dims == 0) return local;
     int64_t out = 0;
     for (int d = dims - 1; d > 0; --d) {
-      const int64_t outer = local / size[d];
+      const int64_t outer = divide(local, size[d]);
       out += (local - outer * size[d]) * stride[d];
       local = outer;
     }
@@ -47,7 +48,7 @@ struct Tensor {
   int64_t k;              // under the scope "tensor": how many of it are selected
   int64_t first_tile;     // tiles of the tensors before it
   int64_t first_element;  // elements of the tensors before it
-  int64_t first_sample;   // under the scope "tensor": keys sampled from the tensors before it
+  int64_t first_sample;   // under the scope "tensor": keys sampled, or images drawn, before it
 };
 
 inline int64_t tiles_of(int64_t numel) { return (numel + kTile - 1) / kTile; }

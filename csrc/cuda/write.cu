@@ -1,5 +1,3 @@
-#include "cuda/write.h"
-
 #include <algorithm>
 #include <type_traits>
 
@@ -7,6 +5,7 @@
 #include "cuda/screen.h"
 #include "cuda/tally.cuh"
 #include "cuda/tile_list.cuh"
+#include "cuda/write.h"
 
 namespace fastunlearn::cuda {
 namespace {
@@ -37,7 +36,7 @@ __device__ T* kept(const WriteRoom& room, int64_t begin, int i) {
 // How one tile is written.
 struct TileWrite {
   int selected;
-  bool dense;      // the words are in the list
+  bool dense;  // the words are in the list
   bool commit;
   int64_t begin;  // number of its first old value
   Rng rng;
@@ -146,10 +145,6 @@ __global__ void __launch_bounds__(kThreads)
     }
   });
   tally.flush();
-}
-
-bool may_refuse(const Change& change) {
-  return !change.allow_overflow && change.mode != UpdateMode::kZero;
 }
 
 }  // namespace

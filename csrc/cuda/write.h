@@ -16,6 +16,23 @@ struct Change {
   bool allow_overflow;
 };
 
+// Whether an overflow would have to leave every weight as it was.
+inline bool may_refuse(const Change& change) {
+  return !change.allow_overflow && change.mode != UpdateMode::kZero;
+}
+
+// Bytes of the greatest element of any weight.
+//   tensors: shape (count,), on the host
+inline int64_t most_item_bytes(const Tensor* tensors, int count) {
+  int64_t most = 0;
+  for (int i = 0; i < count; ++i) {
+    const DType dtype = tensors[i].weight.dtype;
+    const int64_t bytes = dtype == DType::kFloat64 ? 8 : dtype == DType::kFloat32 ? 4 : 2;
+    most = bytes > most ? bytes : most;
+  }
+  return most;
+}
+
 // What the write needs besides the bitmap.
 struct WriteRoom {
   void* journal;           // old values, or null where weights are screened instead
