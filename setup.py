@@ -7,7 +7,8 @@ Environment:
     FASTUNLEARN_BUILD_EXT=0: install without trying to build.
     FASTUNLEARN_REQUIRE_EXT=1: fail, instead of installing without the extension.
     FASTUNLEARN_WERROR=1: treat compiler warnings in our own sources as errors.
-    CXX, MAX_JOBS, TORCH_CUDA_ARCH_LIST: as PyTorch's extension builder reads them.
+    CXX, MAX_JOBS, TORCH_CUDA_ARCH_LIST: as PyTorch's extension builder reads them. Without the last
+        one, CUDA code is compiled for the GPUs that are visible, or for all that it knows.
 """
 
 from __future__ import annotations
@@ -38,6 +39,8 @@ NOTE = "_C_missing.txt"  # fastunlearn/_extension.py reads it
 BUILD_COMMAND = "pip install --no-build-isolation -e ."
 CXX_FLAGS = ["-O3", "-std=c++17", "-ffp-contract=off", "-fvisibility=hidden", "-Wall", "-Wextra"]
 NVCC_FLAGS = ["-O3", "-std=c++17", "-fmad=false"]
+DEVICE_SOURCES = ["csrc/binding/device_ops.cpp", "csrc/binding/devices.cpp"]  # need CUDA's headers
+CUDA_ARCHS = ["7.5", "8.0", "8.6", "8.9", "9.0", "10.0", "12.0"]
 BUILD_FAILURES = (
     RuntimeError,  # how torch reports a failed ninja run
     OSError,
@@ -93,6 +96,22 @@ def has_cuda(cuda_sources: list[str]) -> bool:
     return bool(cuda_sources and torch.version.cuda and nvcc)
 
 
+def cuda_archs() -> str:
+    """Return what to compile CUDA code for, as TORCH_CUDA_ARCH_LIST has it."""
+    import torch
+    from torch.utils.cpp_extension import CUDA_HOME
+
+    if os.environ.get("TORCH_CUDA_ARCH_LIST"):
+        return os.environ["TORCH_CUDA_ARCH_LIST"]
+    visible = {torch.cuda.get_device_capability(i) for i in range(torch.cuda.device_count())}
+    if visible:
+        return ";".join(f"{major}.{minor}" for major, minor in sorted(visible))
+    command = [os.path.join(CUDA_HOME, "bin", "nvcc"), "--list-gpu-arch"]
+    known = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+    served = [arch for arch in CUDA_ARCHS if f"compute_{arch.replace('.', '')}" in known]
+    return ";".join(served) + "+PTX"
+
+
 def torch_extension(sources: list[str], headers: list[str]) -> Extension:
     """Return the extension, with CUDA code where there is some and it can be compiled."""
     import torch
@@ -108,6 +127,9 @@ def torch_extension(sources: list[str], headers: list[str]) -> Extension:
     macros = {"VERSION": version[1], "CXX_FLAGS": " ".join(cxx)}
     if cuda:
         macros["CUDA_VERSION"] = torch.version.cuda
+        macros["CUDA_ARCHS"] = os.environ["TORCH_CUDA_ARCH_LIST"] = cuda_archs()
+    else:
+        sources = [source for source in sources if source not in DEVICE_SOURCES]
     extension = (CUDAExtension if cuda else CppExtension)(
         NAME,
         sources + (cuda_sources if cuda else []),

@@ -59,8 +59,9 @@ def build_info() -> dict[str, Any]:
 
     Returns:
         With the extension: `extension` (True), `version`, `compiler`, `cxx_flags`, `cxx_standard`,
-        `torch` (compiled against), `cuda` (its version, or False), `simd_compiled`, `simd_runtime`
-        and `build_type`. Without: `extension` (False) and `reason`.
+        `torch` (compiled against), `cuda` (its version, or False), `cuda_archs` (as in
+        TORCH_CUDA_ARCH_LIST, or False), `simd_compiled`, `simd_runtime` and `build_type`. Without:
+        `extension` (False) and `reason`.
 
     Example:
         >>> isinstance(build_info()["extension"], bool)

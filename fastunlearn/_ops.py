@@ -17,7 +17,11 @@ Arguments that several operations share:
 
 Every operation but `noise` and `rms` returns statistics, int64 of shape (number of tensors,
 len(Stat)). A call that meets a refused NaN or overflow writes nothing and says so there, so that no
-backend has to wait for the device before it returns.
+backend has to wait for the device before it returns. The CUDA backend leaves statistics and root
+mean squares on the device of the first tensor, the others on the CPU. It takes `scale` and `rng`
+from the CPU, and then copies their values, or from the device, and then reads them when it runs: a
+captured graph can be replayed with another seed. A `scale` on the device that is not finite makes
+the call a no-op too.
 """
 
 from __future__ import annotations
@@ -55,13 +59,24 @@ SCHEMAS = {
 }
 
 
+def _home(tensors: Sequence[Tensor]) -> torch.device:
+    """Where the results of an operation lie that are not shaped like its tensors."""
+    if tensors and backend_of("topk_perturb_", tensors[0].device) == "cuda":
+        return tensors[0].device
+    return torch.device("cpu")
+
+
 def _fake_stats(weights: Sequence[Tensor], *_: Any) -> Tensor:
-    return torch.empty(len(weights), len(Stat), dtype=torch.int64)
+    return torch.empty(len(weights), len(Stat), dtype=torch.int64, device=_home(weights))
 
 
 def _fake_select(weights: Sequence[Tensor], *_: Any) -> tuple[list[Tensor], Tensor]:
     packed = [w.new_empty((w.numel() + 7) // 8, dtype=torch.uint8) for w in weights]
     return packed, _fake_stats(weights)
+
+
+def _fake_rms(tensors: Sequence[Tensor]) -> Tensor:
+    return torch.empty(len(tensors), dtype=torch.float64, device=_home(tensors))
 
 
 _FAKES: dict[str, Callable[..., Any]] = {
@@ -70,7 +85,7 @@ _FAKES: dict[str, Callable[..., Any]] = {
     "randomk_perturb_": _fake_stats,
     "randomk_select": _fake_select,
     "noise": lambda index, rng, kind: index.new_empty(index.shape, dtype=torch.float32),
-    "rms": lambda tensors: torch.empty(len(tensors), dtype=torch.float64),
+    "rms": _fake_rms,
 }
 
 _library = torch.library.Library("fastunlearn", "DEF")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import secrets
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any, cast
 
 import torch
@@ -14,7 +15,7 @@ from torch._compile import _disable_dynamo
 from fastunlearn._ops import Stat, backend_of, ops
 from fastunlearn._version import __version__
 from fastunlearn.receipt import Receipt, TensorReceipt, key_to_score, seed_commitment
-from fastunlearn.selection import Call, Tally, tally
+from fastunlearn.selection import Call, Tally, refuse_nan, tally
 from fastunlearn.strategies import Strategy, TopK
 from fastunlearn.targets import MissingGrad, Parameters, Scores, Target, shortcut
 
@@ -36,6 +37,11 @@ def perturb_(
     `w <- w + sigma * z` for the selected parameters alone; no other bit changes. All or nothing:
     whatever the call refuses, it refuses before the first write. Under `torch.compile` it breaks
     the graph; `torch.ops.fastunlearn.topk_perturb_` and `randomk_perturb_` compile.
+
+    On a GPU the call returns without waiting for the device. What only the data can tell (NaN
+    scores, a weight that would overflow, a root mean square that is not finite) still makes it
+    write nothing, but is raised when the receipt is first looked at: `perturb_(...).check()` raises
+    it at once. A receipt that nobody looks at tells nobody.
 
     Args:
         target: module, mapping, or iterable of parameters or of (name, parameter) pairs. fp32,
@@ -69,12 +75,10 @@ def perturb_(
     """
     call = Call.prepare("perturb_", target, strategy, scores, seed, step, missing_grad)
     scale = _scale(call)
-    stats = _run(call, scale, allow_overflow)
-    total = tally(stats)
-    call.refuse_nan(stats, total)
-    if not allow_overflow and total.sums[Stat.OVERFLOW]:
-        _refuse_overflow(call.parameters, stats)
-    return _receipt(call, scale, stats, total, keep_seed)
+    account = _Account(call.parameters, scale, _run(call, scale, allow_overflow), allow_overflow)
+    if not account.late:
+        account.settle()
+    return _receipt(call, account, keep_seed)
 
 
 def _scale(call: Call) -> Tensor:
@@ -89,13 +93,14 @@ def _scale(call: Call) -> Tensor:
     if not tensors:
         return torch.empty(0, dtype=torch.float64, device="cpu")
     scale = ops.rms(tensors) * call.strategy.rel_std
-    if not bool(scale.isfinite().all()):
-        first = call.parameters.names[int((~scale.isfinite()).nonzero()[0])]
-        raise ValueError(
-            f"perturb_: rel_std must meet a finite root mean square, got parameter {first!r} with "
-            "a NaN or an infinity"
-        )
+    if not _is_late(scale):
+        _refuse_scale(call.parameters.names, scale)
     return scale
+
+
+def _is_late(result: Tensor) -> bool:
+    """Whether to look at a result of an operation means to wait for the device."""
+    return result.is_cuda
 
 
 def _run(call: Call, scale: Tensor, allow_overflow: bool) -> Tensor:
@@ -116,40 +121,103 @@ def _dispatch(name: str, *arguments: Any) -> Tensor:
     return getattr(ops, name)(*arguments) if stats is None else stats
 
 
-def _refuse_overflow(parameters: Parameters, stats: Tensor) -> None:
-    counts = stats[:, Stat.OVERFLOW].tolist()
-    triples = zip(parameters.names, parameters.dtypes, counts, strict=True)
-    name, dtype, count = next(triple for triple in triples if triple[2])
-    raise ValueError(
-        f"perturb_: noise must leave {dtype} weights finite, got {sum(counts)} that "
-        f"overflow, {count} of them in {name!r}; allow_overflow=True accepts them"
-    )
+def _refuse_scale(names: Sequence[str], scale: Tensor) -> None:
+    if not bool(scale.isfinite().all()):
+        first = names[int((~scale.isfinite()).nonzero()[0])]
+        raise ValueError(
+            f"perturb_: rel_std must meet a finite root mean square, got parameter {first!r} with "
+            "a NaN or an infinity"
+        )
 
 
-def _receipt(call: Call, scale: Tensor, stats: Tensor, total: Tally, keep_seed: bool) -> Receipt:
+class _Account:
+    """What a call leaves to be told of: no tensor of the caller's, and no seed.
+
+    Attributes:
+        late: whether scale and statistics lie on a device that may still be at work; otherwise
+            `settle` was called.
+    """
+
+    def __init__(
+        self, parameters: Parameters, scale: Tensor, stats: Tensor, allow_overflow: bool
+    ) -> None:
+        self.names, self.shapes = parameters.names, parameters.shapes
+        self.dtypes = parameters.dtypes
+        self.scale, self.stats = scale, stats
+        self.allow_overflow = allow_overflow
+        self.late = _is_late(stats)
+        self.stream = torch.cuda.current_stream(stats.device) if stats.is_cuda else None
+        self.total: Tally | None = None
+
+    def settle(self) -> Tally:
+        """Read the statistics, once.
+
+        Raises:
+            ValueError: the call met something that it refuses, and has written nothing; each time.
+        """
+        if self.total is not None:
+            return self.total
+        if self.late:
+            # on the stream of the call, which the reader's need not wait for
+            with torch.cuda.stream(self.stream) if self.stream else nullcontext():
+                self.scale, self.stats = self.scale.cpu(), self.stats.cpu()
+            _refuse_scale(self.names, self.scale)
+        total = tally(self.stats)
+        refuse_nan("perturb_", self.names, self.stats, total)
+        if not self.allow_overflow and total.sums[Stat.OVERFLOW]:
+            self._refuse_overflow()
+        self.total = total
+        return total
+
+    def _refuse_overflow(self) -> None:
+        counts = self.stats[:, Stat.OVERFLOW].tolist()
+        triples = zip(self.names, self.dtypes, counts, strict=True)
+        name, dtype, count = next(triple for triple in triples if triple[2])
+        raise ValueError(
+            f"perturb_: noise must leave {dtype} weights finite, got {sum(counts)} that "
+            f"overflow, {count} of them in {name!r}; allow_overflow=True accepts them"
+        )
+
+    def entries(self) -> tuple[TensorReceipt, ...]:
+        """The receipt's account of each tensor."""
+        self.settle()
+        described = zip(self.names, self.shapes, self.dtypes, strict=True)
+        found = zip(self.scale.tolist(), self.stats.tolist(), strict=True)
+        return tuple(
+            TensorReceipt(
+                name=name,
+                shape=shape,
+                dtype=str(dtype).removeprefix("torch."),
+                selected=row[Stat.SELECTED],
+                scale=std,
+                threshold=key_to_score(row[Stat.THRESHOLD]),
+            )
+            for (name, shape, dtype), (std, row) in zip(described, found, strict=True)
+        )
+
+
+def _receipt(call: Call, account: _Account, keep_seed: bool) -> Receipt:
     """Tell what was done. The receipt keeps no tensor of the call, and the seed only on request."""
     parameters = call.parameters
     device = parameters.tensors[0].device if parameters.tensors else torch.device("cpu")
     commitment = seed_commitment(call.seed)
     seed = call.seed if keep_seed else None
     size = (parameters.numel, sum(call.k))
-    described = (parameters.names, parameters.shapes, parameters.dtypes)
-    return Receipt.deferred(
-        functools.partial(_totals, call.strategy, device, size, total, commitment, seed, call.step),
-        functools.partial(_entries, *described, scale, stats),
-    )
+    told = (call.strategy, device, size, account, commitment, seed, call.step)
+    return Receipt.deferred(functools.partial(_totals, *told), account.entries)
 
 
 def _totals(
     strategy: Strategy,
     device: torch.device,
     size: tuple[int, int],
-    total: Tally,
+    account: _Account,
     commitment: str,
     seed: int | None,
     step: int,
 ) -> dict[str, Any]:
-    top_k, first, sums = isinstance(strategy, TopK), total.first, total.sums
+    first, sums = account.settle()
+    top_k = isinstance(strategy, TopK)
     shared = first if strategy.scope == "global" else []
     ties = shared or sums
     return {
@@ -170,28 +238,6 @@ def _totals(
         "seed": seed,
         "step": step,
     }
-
-
-def _entries(
-    names: Sequence[str],
-    shapes: Sequence[tuple[int, ...]],
-    dtypes: Sequence[torch.dtype],
-    scale: Tensor,
-    stats: Tensor,
-) -> tuple[TensorReceipt, ...]:
-    return tuple(
-        TensorReceipt(
-            name=name,
-            shape=shape,
-            dtype=str(dtype).removeprefix("torch."),
-            selected=row[Stat.SELECTED],
-            scale=std,
-            threshold=key_to_score(row[Stat.THRESHOLD]),
-        )
-        for name, shape, dtype, std, row in zip(
-            names, shapes, dtypes, scale.tolist(), stats.tolist(), strict=True
-        )
-    )
 
 
 class Perturber:
@@ -238,7 +284,8 @@ class Perturber:
         """Perturb once; returns the receipt of this step.
 
         A refused step may be tried again under its number. An interrupt arrives after the writes,
-        so then the number counts as used.
+        so then the number counts as used; and so it does on a GPU, where a step may be refused
+        after it has returned (see `perturb_`).
         """
         step = self.steps_done
         self.steps_done += 1

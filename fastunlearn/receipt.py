@@ -58,11 +58,14 @@ class Receipt:
     certificate that anything was forgotten. Whoever has the seed and the output can subtract the
     noise, so the seed is kept only on request.
 
+    An operation on a GPU does not wait for the device. Its receipt does, when it is first looked
+    at, and raises then what the operation refused; `check` does nothing else.
+
     Attributes:
         version: of fastunlearn.
         op: name of the operation.
         backend: "reference", "cpu" or "cuda".
-        device: of the parameters.
+        device: of the parameters; of the first where they lie on several GPUs.
         strategy: `Strategy.to_dict()`.
         n: number of parameters that took part; k: the number to select (summed over tensors under
             the scope "tensor"); count: the number selected.
@@ -104,7 +107,8 @@ class Receipt:
 
         Args:
             totals: gives every field but `tensors`.
-            tensors: gives that one. Each may be called once for each thread that asks.
+            tensors: gives that one. Each may be called once for each thread that asks; what it
+                raises, it raises again for the next who asks.
         """
         receipt = object.__new__(cls)
         state = vars(receipt)  # a frozen class allows no assignment
@@ -116,7 +120,9 @@ class Receipt:
         def __getattr__(self, name: str) -> Any:
             """Compute the fields that `deferred` left for later."""
             state = vars(self)
-            if name == "tensors" and (tensors := state.get("_tensors")):
+            if name not in type(self).__dataclass_fields__:
+                pass  # who asks for something else is not made to wait for a device
+            elif name == "tensors" and (tensors := state.get("_tensors")):
                 state["tensors"] = tensors()
                 state.pop("_tensors", None)  # only now: another thread may be here too
             elif totals := state.get("_totals"):
@@ -125,6 +131,15 @@ class Receipt:
             if name not in state:
                 raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
             return state[name]
+
+    def check(self) -> Receipt:
+        """Wait until the operation has ended, and return the receipt.
+
+        Raises:
+            ValueError: the operation met something that it refuses, and has written nothing.
+        """
+        _ = self.count  # reading a field is what waits and raises
+        return self
 
     def __getstate__(self) -> dict[str, Any]:
         return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}

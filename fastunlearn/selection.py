@@ -106,6 +106,8 @@ def select(
     Raises:
         TypeError, ValueError: as for `perturb_`.
 
+    On a GPU it waits for the device, since it returns the counts.
+
     Example:
         >>> import torch
         >>> p = torch.nn.Parameter(torch.zeros(4))
@@ -118,8 +120,9 @@ def select(
     """
     call = Call.prepare("select", target, strategy, scores, seed, step, missing_grad)
     parameters = call.parameters
-    packed, stats = _run_select(call)
-    call.refuse_nan(stats, tally(stats))
+    packed, found = _run_select(call)
+    stats = found.cpu()
+    refuse_nan(parameters.op, parameters.names, stats, tally(stats))
     counts = stats[:, Stat.SELECTED].tolist()
     return Selection(
         strategy=strategy,
@@ -185,6 +188,17 @@ def tally(stats: Tensor) -> Tally:
     return Tally(rows[0] if rows else [], [sum(row[stat] for row in rows) for stat in Stat])
 
 
+def refuse_nan(op: str, names: Sequence[str], stats: Tensor, total: Tally) -> None:
+    """Raise if the operation met a NaN score that the strategy refuses."""
+    if total.sums[Stat.NAN]:
+        counts = stats[:, Stat.NAN].tolist()
+        first = next(name for name, count in zip(names, counts, strict=True) if count)
+        raise ValueError(
+            f"{op}: scores must not be NaN, got {sum(counts)} NaN, the first in {first!r}; "
+            "nan='largest' or nan='smallest' accepts them"
+        )
+
+
 class Call(NamedTuple):
     """A validated call of `select` or `perturb_`, in the terms of the operations."""
 
@@ -237,16 +251,6 @@ class Call(NamedTuple):
             return pair
         seed = self.seed - (1 << 64) if self.seed >> 63 else self.seed
         return torch.tensor([seed, self.step], device="cpu")
-
-    def refuse_nan(self, stats: Tensor, total: Tally) -> None:
-        """Raise if the operation met a NaN score that the strategy refuses."""
-        if total.sums[Stat.NAN]:
-            counts = stats[:, Stat.NAN].tolist()
-            first = next(name for name, c in zip(self.parameters.names, counts, strict=True) if c)
-            raise ValueError(
-                f"{self.parameters.op}: scores must not be NaN, got {sum(counts)} NaN, the first "
-                f"in {first!r}; nan='largest' or nan='smallest' accepts them"
-            )
 
 
 def _look_up_scores(

@@ -5,13 +5,14 @@ from __future__ import annotations
 import fnmatch
 import functools
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from fastunlearn import _extension
+from fastunlearn._ops import backend_of
 from fastunlearn.overlap import overlapping_pair, overlaps_itself
 from fastunlearn.strategies import Strategy
 
@@ -104,8 +105,8 @@ def resolve(op: str, target: Target, strategy: Strategy) -> Parameters:
 
     Raises:
         TypeError: the target holds something else than dense floating-point tensors.
-        ValueError: parameters overlap in memory, or are spread over several devices; or the
-            patterns leave none of them.
+        ValueError: parameters overlap in memory, or are spread over devices that do not work
+            together; or the patterns leave none of them.
     """
     items = _items(op, target)
     if not (strategy.include or strategy.exclude) and (plain := _usual(op, items)):
@@ -215,7 +216,7 @@ def _check_tensor(op: str, role: str, name: str, tensor: Any) -> None:
 def _check_memory(parameters: Parameters) -> None:
     op, names = parameters.op, parameters.names
     devices = {tensor.device for tensor in parameters.tensors}
-    if len(devices) > 1:
+    if not work_together(devices):
         found = ", ".join(sorted(map(str, devices)))
         raise ValueError(f"{op}: parameters must lie on one device, got {found}")
     for name, tensor in zip(names, parameters.tensors, strict=True):
@@ -228,6 +229,11 @@ def _check_memory(parameters: Parameters) -> None:
     if pair:
         first, second = (names[i] for i in pair)
         raise ValueError(f"{op}: parameters must not share memory, got {first!r} and {second!r}")
+
+
+def work_together(devices: Set[torch.device]) -> bool:
+    """Return whether one call may take parameters on all of these: several GPUs, or one device."""
+    return len(devices) <= 1 or {backend_of("topk_perturb_", d) for d in devices} == {"cuda"}
 
 
 def with_gradients(parameters: Parameters, missing: MissingGrad) -> tuple[Parameters, list[Tensor]]:

@@ -188,7 +188,7 @@ def unlearn(
         start = None if repair is None else _prepared(model, repair, selection, data)
         clock.lap("repair")
         options |= {"keep_seed": keep_seed, "allow_overflow": allow_overflow}
-        receipt = perturb_(target, strategy, **options)
+        receipt = perturb_(target, strategy, **options).check()  # before any repair
         del scores, options  # a model's worth of memory that the repair can use
         clock.lap("perturb")
         outcome = None if start is None else start(hook)

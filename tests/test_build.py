@@ -5,11 +5,13 @@ from __future__ import annotations
 import importlib
 import importlib.machinery
 import importlib.util
+import json
 import os
 import re
 import shutil
 import subprocess
 import sys
+import textwrap
 import warnings
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -28,6 +30,7 @@ INFO_KEYS = {
     "cxx_standard",
     "torch",
     "cuda",
+    "cuda_archs",
     "simd_compiled",
     "simd_runtime",
     "build_type",
@@ -108,6 +111,7 @@ def test_build_info_says_what_was_built(info: dict[str, Any]) -> None:
     assert info["cxx_standard"] == 17
     assert info["torch"] == torch.__version__.split("+")[0]
     assert info["cuda"] is False or re.fullmatch(r"\d+\.\d+", info["cuda"])
+    assert bool(info["cuda_archs"]) == bool(info["cuda"])
     assert info["build_type"] in {"release", "debug"}
 
 
@@ -333,6 +337,53 @@ def test_failed_compilation_goes_on_without(source: Path) -> None:
     assert "was not built: compiling it failed" in done.stderr
     assert not stale.exists()
     assert "compiling it failed" in (source / "fastunlearn" / "_C_missing.txt").read_text()
+
+
+def setup_with_cuda(home: Path, **env: str) -> dict[str, Any]:
+    """What setup.py makes of a torch that has CUDA, with the toolkit in `home`; builds nothing."""
+    code = f"""
+        import json, runpy, setuptools, torch, torch.utils.cpp_extension as extension
+        torch.version.cuda, extension.CUDA_HOME = "13.0", {str(home)!r}
+        found = {{}}
+        setuptools.setup = lambda **arguments: found.update(arguments)
+        runpy.run_path("setup.py")
+        made = found["ext_modules"][0]
+        print(json.dumps([made.sources, dict(made.define_macros), made.libraries]))
+    """
+    text = run_python(textwrap.dedent(code), **env)
+    sources, macros, libraries = json.loads(text.splitlines()[-1])
+    return {"sources": sources, "macros": macros, "libraries": libraries}
+
+
+DEVICE_CODE = {"csrc/binding/device_ops.cpp", "csrc/binding/devices.cpp", "csrc/cuda/write.cu"}
+
+
+@pytest.fixture
+def toolkit(tmp_path: Path) -> Path:
+    """Return a CUDA toolkit whose compiler does nothing but name two architectures."""
+    nvcc = tmp_path / "bin" / "nvcc"
+    nvcc.parent.mkdir()
+    nvcc.write_text("#!/bin/sh\necho compute_75\necho compute_90\n")
+    nvcc.chmod(0o755)
+    return tmp_path
+
+
+@pytest.mark.parametrize(("wanted", "archs"), [("8.6;9.0+PTX", "8.6;9.0+PTX"), ("", "7.5;9.0+PTX")])
+def test_cuda_code_is_built_where_there_is_cuda(toolkit: Path, wanted: str, archs: str) -> None:
+    if torch.cuda.is_available() and not wanted:
+        pytest.skip("the visible GPUs decide")
+    found = setup_with_cuda(toolkit, TORCH_CUDA_ARCH_LIST=wanted)
+    assert set(found["sources"]) >= DEVICE_CODE
+    assert found["macros"]["FASTUNLEARN_CUDA_ARCHS"] == f'"{archs}"'
+    assert found["macros"]["FASTUNLEARN_CUDA_VERSION"] == '"13.0"'
+    assert "c10_cuda" in found["libraries"]
+
+
+def test_cuda_code_is_left_out_where_there_is_no_cuda(tmp_path: Path) -> None:
+    found = setup_with_cuda(tmp_path)
+    assert not set(found["sources"]) & DEVICE_CODE
+    assert "csrc/binding/ops.cpp" in found["sources"]
+    assert not {name for name in found["macros"] if "CUDA" in name}
 
 
 def test_every_dependency_is_pinned_for_development() -> None:

@@ -50,6 +50,14 @@ py::object cuda_version() {
 #endif
 }
 
+py::object cuda_archs() {
+#ifdef FASTUNLEARN_CUDA_ARCHS
+  return py::str(FASTUNLEARN_CUDA_ARCHS);
+#else
+  return py::bool_(false);
+#endif
+}
+
 const char* build_type() {
 #if defined(NDEBUG) && defined(__OPTIMIZE__)
   return "release";
@@ -80,6 +88,7 @@ py::dict build_info() {
   info["cxx_standard"] = __cplusplus / 100 % 100;
   info["torch"] = TORCH_VERSION;
   info["cuda"] = cuda_version();
+  info["cuda_archs"] = cuda_archs();
   info["simd_compiled"] = compiled_levels();
   info["simd_runtime"] = runtime_levels();
   info["build_type"] = build_type();
@@ -90,6 +99,9 @@ py::dict build_info() {
 void register_kernels() {
   simd_level();  // a wrong FASTUNLEARN_SIMD fails here, not in the first call
   register_ops();
+#ifdef FASTUNLEARN_CUDA_VERSION
+  register_device_ops();
+#endif
 }
 
 // Reads the memory of contiguous CPU tensors, on so many threads.

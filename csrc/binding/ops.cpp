@@ -1,6 +1,4 @@
 // Registration of the compiled kernels: torch tensors to the plain views of csrc/cpu, and back.
-//
-// The schemas are defined in Python (fastunlearn/_ops.py).
 #include "binding/ops.h"
 
 #include <ATen/Parallel.h>
@@ -11,6 +9,7 @@
 #include <tuple>
 #include <vector>
 
+#include "binding/arguments.h"
 #include "binding/backend.h"
 #include "binding/ops_checks.h"
 #include "cpu/float_mode.h"
@@ -24,7 +23,6 @@ namespace {
 
 using at::Tensor;
 using at::TensorList;
-using Name = c10::string_view;
 
 // How every op runs: on torch's number of threads, in IEEE arithmetic from its first line on.
 struct Run {
@@ -45,22 +43,6 @@ void share_torch_threads() { borrow_threads(run_on_torch_threads); }
 void share_torch_threads() {}
 #endif
 
-DType dtype_of(const Tensor& tensor) {
-  switch (tensor.scalar_type()) {
-    case at::kFloat:
-      return DType::kFloat32;
-    case at::kDouble:
-      return DType::kFloat64;
-    case at::kBFloat16:
-      return DType::kBFloat16;
-    case at::kHalf:
-      return DType::kFloat16;
-    default:
-      TORCH_CHECK_TYPE(false, "fastunlearn: tensors must be float32, float64, bfloat16 or float16,",
-                       " got ", tensor.scalar_type());
-  }
-}
-
 TensorView view_of(const Tensor& tensor, void* data) {
   return TensorView(data, dtype_of(tensor), tensor.sizes().data(), tensor.strides().data(),
                     static_cast<int>(tensor.dim()));
@@ -71,11 +53,6 @@ TensorView read_view(const Tensor& tensor) {
 }
 
 TensorView write_view(const Tensor& tensor) { return view_of(tensor, tensor.mutable_data_ptr()); }
-
-// layout: base, row_len and row_stride of each tensor in turn.
-Segment segment_of(at::IntArrayRef layout, size_t i, int64_t numel) {
-  return {layout[3 * i], layout[3 * i + 1], layout[3 * i + 2], numel};
-}
 
 // Arguments were checked; scores: empty for Random-k, which reads none.
 std::vector<Parameter> parameters_of(TensorList weights, TensorList scores, at::IntArrayRef layout,
@@ -88,47 +65,6 @@ std::vector<Parameter> parameters_of(TensorList weights, TensorList scores, at::
                           segment_of(layout, i, weight.numel())});
   }
   return parameters;
-}
-
-template <class Value>
-struct Named {
-  const char* name;
-  Value value;
-};
-
-template <class Value, size_t kCount>
-Value lookup(const char* what, Name name, const Named<Value> (&table)[kCount]) {
-  for (const Named<Value>& entry : table) {
-    if (name == entry.name) return entry.value;
-  }
-  TORCH_CHECK_VALUE(false, "fastunlearn: ", what, " must be one that the library has, got ", name);
-}
-
-// What to rank the elements by: the tensors to read, and what becomes of them.
-struct Ranking {
-  bool by_weight;
-  ScoreKind kind;
-};
-
-constexpr Named<Ranking> kScores[] = {
-    {"grad", {false, ScoreKind::kPlain}},
-    {"fisher", {false, ScoreKind::kSquare}},
-    {"taylor", {false, ScoreKind::kProduct}},
-    {"weight", {true, ScoreKind::kPlain}},
-};
-constexpr Named<NanRule> kNanRules[] = {
-    {"error", NanRule::kError}, {"largest", NanRule::kLargest}, {"smallest", NanRule::kSmallest}};
-constexpr Named<NoiseKind> kNoises[] = {{"normal", NoiseKind::kNormal},
-                                        {"uniform", NoiseKind::kUniform},
-                                        {"laplace", NoiseKind::kLaplace}};
-constexpr Named<UpdateMode> kUpdates[] = {
-    {"add", UpdateMode::kAdd}, {"replace", UpdateMode::kReplace}, {"zero", UpdateMode::kZero}};
-
-Rng rng_of(const Tensor& rng) {
-  TORCH_CHECK_VALUE(rng.numel() == 2, "fastunlearn: rng must be 2 numbers, got ", rng.numel());
-  const Tensor values = rng.contiguous();
-  const int64_t* const state = values.const_data_ptr<int64_t>();
-  return {static_cast<uint64_t>(state[0]), static_cast<uint32_t>(state[1])};
 }
 
 Change change_of(const char* op, TensorList weights, const Tensor& scale, const Tensor& rng,
@@ -158,17 +94,6 @@ RandomK randomk_of(const char* op, TensorList weights, const Tensor& rng, at::In
   return {parameters_of(weights, {}, layout, written), k.vec(), per_tensor, total, rng_of(rng)};
 }
 
-Tensor empty_stats(TensorList weights) {
-  return at::empty({static_cast<int64_t>(weights.size()), kStatColumns}, at::kLong);
-}
-
-// Saved tensors are told that the weights have changed; inference tensors keep no version.
-void bump_versions(TensorList weights) {
-  for (const Tensor& weight : weights) {
-    if (!weight.is_inference()) weight.unsafeGetTensorImpl()->bump_version();
-  }
-}
-
 bool refused(const Tensor& stats, bool allow_overflow) {
   const int64_t* const rows = stats.const_data_ptr<int64_t>();
   for (int64_t i = 0; i < stats.size(0); ++i) {
@@ -195,7 +120,7 @@ Tensor run_topk_perturb_(TensorList weights, TensorList scores, const Tensor& sc
   constexpr char kOp[] = "topk_perturb_";
   const Change change = change_of(kOp, weights, scale, rng, noise, update, allow_overflow);
   const TopK topk = topk_of(kOp, weights, scores, k, per_tensor, score, nan, layout, true);
-  const Tensor stats = empty_stats(weights);
+  const Tensor stats = empty_stats(weights, at::kCPU);
   topk_perturb(topk, change, run.execution, stats.mutable_data_ptr<int64_t>());
   if (!refused(stats, allow_overflow)) bump_versions(weights);
   return stats;
@@ -208,7 +133,7 @@ std::tuple<std::vector<Tensor>, Tensor> run_topk_select(TensorList weights, Tens
   const Run run;
   const TopK topk =
       topk_of("topk_select", weights, scores, k, per_tensor, score, nan, layout, false);
-  const Tensor stats = empty_stats(weights);
+  const Tensor stats = empty_stats(weights, at::kCPU);
   std::vector<uint8_t*> data;
   std::vector<Tensor> packed = empty_packed(weights, &data);
   topk_select(topk, run.execution, data, stats.mutable_data_ptr<int64_t>());
@@ -222,7 +147,7 @@ Tensor run_randomk_perturb_(TensorList weights, const Tensor& scale, const Tenso
   constexpr char kOp[] = "randomk_perturb_";
   const Change change = change_of(kOp, weights, scale, rng, noise, update, allow_overflow);
   const RandomK randomk = randomk_of(kOp, weights, rng, k, per_tensor, layout, total, true);
-  const Tensor stats = empty_stats(weights);
+  const Tensor stats = empty_stats(weights, at::kCPU);
   randomk_perturb(randomk, change, run.execution, stats.mutable_data_ptr<int64_t>());
   if (!refused(stats, allow_overflow)) bump_versions(weights);
   return stats;
@@ -234,7 +159,7 @@ std::tuple<std::vector<Tensor>, Tensor> run_randomk_select(TensorList weights, c
   const Run run;
   const RandomK randomk =
       randomk_of("randomk_select", weights, rng, k, per_tensor, layout, total, false);
-  const Tensor stats = empty_stats(weights);
+  const Tensor stats = empty_stats(weights, at::kCPU);
   std::vector<uint8_t*> data;
   std::vector<Tensor> packed = empty_packed(weights, &data);
   randomk_select(randomk, run.execution, data, stats.mutable_data_ptr<int64_t>());

@@ -351,6 +351,7 @@ def test_late_fields_are_frozen_and_of_their_types() -> None:
         receipt.tensors = ()  # type: ignore[misc]
     with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
         receipt.nonsense  # type: ignore[attr-defined]  # noqa: B018
+    assert receipt.count == 4
     assert type(receipt.tensors) is tuple and type(receipt.tensors[0]) is TensorReceipt
     assert type(receipt.tensors[0].shape) is tuple
     assert set(vars(receipt)) == {field.name for field in dataclasses.fields(Receipt)}
