@@ -9,6 +9,7 @@
 #include <torch/library.h>
 
 #include <algorithm>
+#include <cmath>
 #include <limits>
 #include <tuple>
 #include <utility>
@@ -181,6 +182,16 @@ struct Scale {
   const double* device = nullptr;
 };
 
+// As in the kernels, which say it in another way; the reference waits for the device anyway.
+void refuse_infinite(const char* op, const Tensor& scale) {
+  if (!is_on_device(scale)) return;
+  const Tensor values = scale.cpu().contiguous();
+  for (int64_t i = 0; i < values.numel(); ++i) {
+    const double value = values.const_data_ptr<double>()[i];
+    TORCH_CHECK_VALUE(std::isfinite(value), op, ": scale on a device must be finite, got ", value);
+  }
+}
+
 cuda::Change change_of(Name noise, Name update, bool allow_overflow) {
   return {lookup("noise", noise, kNoises), lookup("update", update, kUpdates), allow_overflow};
 }
@@ -234,6 +245,7 @@ Tensor run_topk_perturb_(TensorList weights, TensorList scores, const Tensor& sc
   check_scale("topk_perturb_", weights, scale);
   std::vector<cuda::Tensor> tensors = describe(weights, read, layout, true);
   if (!served(weights, read, tensors, false)) {
+    refuse_infinite("topk_perturb_", scale);
     const Tensor stats = call_reference("fastunlearn::topk_perturb_", &run_topk_perturb_, weights,
                                         weights, scores, scale, rng, k, per_tensor, score, nan,
                                         noise, update, allow_overflow, layout);
@@ -287,6 +299,7 @@ Tensor run_randomk_perturb_(TensorList weights, const Tensor& scale, const Tenso
   check_scale("randomk_perturb_", weights, scale);
   std::vector<cuda::Tensor> tensors = describe(weights, {}, layout, true);
   if (!served(weights, {}, tensors, per_tensor)) {
+    refuse_infinite("randomk_perturb_", scale);
     const Tensor stats =
         call_reference("fastunlearn::randomk_perturb_", &run_randomk_perturb_, weights, weights,
                        scale, rng, k, per_tensor, noise, update, allow_overflow, layout, total);

@@ -114,3 +114,73 @@ def vectors(path: str) -> None:
     arguments = ["-q", "-p", "no:cacheprovider", "-k", "simt", "-x", str(file)]
     status = pytest.main(arguments)
     assert status == 0, status
+
+
+def _topk(weight: torch.Tensor, scale: float, k: int, update: str = "add") -> torch.Tensor:
+    """Perturb one tensor by its own values; returns the statistics."""
+    n = weight.numel()
+    drawn = (torch.tensor([scale], dtype=torch.float64), torch.tensor([1, 0]))
+    tail = ("weight", "error", "normal", update, True, [0, max(n, 1), max(n, 1)])
+    return torch.ops.fastunlearn.topk_perturb_([weight], [weight], *drawn, [k], False, *tail)
+
+
+def _randomk(weight: torch.Tensor, scale: float, k: int, update: str = "add") -> torch.Tensor:
+    n = weight.numel()
+    drawn = (torch.tensor([scale], dtype=torch.float64), torch.tensor([1, 0]))
+    tail = ("normal", update, True, [0, max(n, 1), max(n, 1)], n)
+    return torch.ops.fastunlearn.randomk_perturb_([weight], *drawn, [k], False, *tail)
+
+
+def infinite_scales(path: str) -> None:
+    """A scale that only the device knows, and that is not finite, refuses the whole call."""
+    load(path)
+    os.environ["SIMT_POINTERS"] = "1"
+    for perturb, k, update, scale in itertools.product(
+        (_topk, _randomk), (3, 900), ("add", "zero"), (float("nan"), float("inf"), 0.5)
+    ):
+        weight = torch.arange(1.0, 1001.0)
+        stats = perturb(weight, scale, k, update)
+        changed = int((weight != torch.arange(1.0, 1001.0)).sum())
+        assert changed == int(stats[0, 0]) == (k if scale == 0.5 else 0), (perturb, k, scale)
+    strided = torch.ones((4,) * 6)[(slice(None, None, 2),) * 6]
+    with pytest.raises(ValueError, match="scale on a device must be finite, got nan"):
+        _topk(strided, float("nan"), 3)
+    assert bool((strided == 1).all())
+
+
+def dimensions(path: str) -> None:
+    """Four dimensions that do not merge are served by the kernels, five by the reference."""
+    load(path)
+    fallbacks = Fallbacks()
+    for dims in (4, 5):
+        found = torch.arange(4.0**dims).view((4,) * dims)
+        weight = found[(slice(None, None, 2),) * dims]
+        wanted = found.clone()
+        stats = _topk(weight, 0.5, 3)
+        assert fallbacks.count == (dims == 5) and int(stats[0, 0]) == 3
+        assert int((found != wanted).sum()) == 3
+
+
+def bitmaps(path: str) -> None:
+    """Selections are views of one bitmap, and unused bits are 0."""
+    load(path)
+    weights = [torch.ones(4097), torch.ones(0), torch.ones(13)]
+    layout = [0, 4097, 4097, 4097, 1, 1, 4097, 13, 13]
+    arguments = (weights, weights, [4109], False, "weight", "error", layout)
+    packed, stats = torch.ops.fastunlearn.topk_select(*arguments)
+    assert [p.numel() for p in packed] == [513, 0, 2]
+    assert len({p.untyped_storage().data_ptr() for p in packed}) == 1
+    assert packed[0].tolist() == [255] * 512 + [1] and packed[2].tolist() == [255, 15]
+    assert stats[:, 0].tolist() == [4097, 0, 12]
+
+
+def refused_arguments(path: str) -> None:
+    """Sizes that do not fit are told before anything is read past its end."""
+    load(path)
+    weight = torch.ones(10)
+    with pytest.raises(ValueError, match=r"topk_perturb_: k\[0\] must be between 0 and 10, got 11"):
+        _topk(weight, 0.5, 11)
+    with pytest.raises(ValueError, match=r"randomk_perturb_: k\[0\] must be between 0 and 10"):
+        _randomk(weight, 0.5, 11)
+    with pytest.raises(ValueError, match="rng must be 2 numbers, got 3"):
+        torch.ops.fastunlearn.noise(torch.arange(4), torch.tensor([1, 2, 3]), "normal")

@@ -58,3 +58,8 @@ def test_more_generated_calls(library: Path) -> None:
 
 def test_committed_vectors(library: Path) -> None:
     assert "passed" in in_a_process(f"vectors({str(library)!r})", 300)
+
+
+@pytest.mark.parametrize("name", ["infinite_scales", "dimensions", "bitmaps", "refused_arguments"])
+def test_border_of_the_backend(library: Path, name: str) -> None:
+    in_a_process(f"{name}({str(library)!r})", 60)
