@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import dataclasses
 import itertools
 import json
 import os
+import sys
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -108,11 +109,12 @@ def generated(path: str, start: int, count: int) -> None:
 def vectors(path: str) -> None:
     """Run the tests of the committed vectors on the kernels."""
     backends.LEVELS[:] = ["simt"]
-    backends.simd = lambda level: nullcontext()  # type: ignore[assignment]
+    backends.simd = lambda level: contextlib.nullcontext()  # type: ignore[assignment]
     load(path)
     file = Path(__file__).parents[1] / "test_vectors.py"
     arguments = ["-q", "-p", "no:cacheprovider", "-k", "simt", "-x", str(file)]
-    status = pytest.main(arguments)
+    with contextlib.redirect_stdout(sys.stderr):  # which is shown where this process fails
+        status = pytest.main(arguments)
     assert status == 0, status
 
 
