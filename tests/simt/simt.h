@@ -275,6 +275,11 @@ T __ldg(const T* address) {
   return *address;
 }
 
+template <class T>
+T __ldcs(const T* address) {
+  return *address;
+}
+
 inline int __popc(unsigned x) { return __builtin_popcount(x); }
 inline int __popcll(unsigned long long x) { return __builtin_popcountll(x); }
 inline int __ffs(int x) { return __builtin_ffs(x); }
