@@ -155,6 +155,7 @@ struct OldValues {
 
 __global__ void __launch_bounds__(kThreads)
     scatter(Job job, Change change, OldValues old_values, int64_t* stats) {
+  if (job.table.header->refused != 0) return;
   __shared__ Counts counts;
   counts.clear();
   __syncthreads();

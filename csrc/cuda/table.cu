@@ -22,7 +22,11 @@ __global__ void load_slice(Slice slice, int first, int count, const double* scal
   const int i = threadIdx.x;
   if (i < count) {
     table.tensors[first + i] = slice.tensor[i];
-    if (scale != nullptr) table.tensors[first + i].scale = scale[first + i];
+    if (scale != nullptr) {
+      const double value = scale[first + i];
+      table.tensors[first + i].scale = value;
+      if (!(value - value == 0)) table.header->refused = 1;  // NaN or infinite
+    }
   }
   if (first == 0 && i == 0) table.header->rng = rng.read();
 }

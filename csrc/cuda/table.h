@@ -173,7 +173,8 @@ inline int grid_for(const Device& device, int64_t items, int64_t each) {
 // Copies the tensors and the random state to the device, in kernel arguments: no host memory is
 // read after the call returns, and a captured graph holds its own copy.
 //   tensors: shape (count,), on the host
-//   scale: shape (count,), on the device, or null: as the tensors have it
+//   scale: shape (count,), on the device, or null: as the tensors have it; where one is not finite,
+//     the call is refused
 cudaError_t load_table(const Tensor* tensors, const double* scale, const RngSource& rng,
                        const Table& table, const Device& device);
 
