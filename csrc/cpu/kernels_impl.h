@@ -296,7 +296,7 @@ inline void update_lanes(T* w, typename V::F z, typename V::F scale, uint32_t ch
   const I new_finite = infinity > (I)(V::bits(value) & magnitude);
   tally->overflow -= mask & old_finite & ~new_finite;
   tally->unchanged -= mask & (I)(old == value);
-  if (commit) V::store_raw(w, mask != 0 ? fresh : raw, chosen);
+  if (commit && chosen != 0) V::store_raw(w, mask != 0 ? fresh : raw, chosen);
 }
 
 // Moves the chosen words to the front. A full vector is stored each time: it ends no later than the
@@ -322,7 +322,6 @@ void update(T* w, const float* z, const uint64_t* mask, int count, RowChange cha
   const int whole = count / kLanes * kLanes;
   for (int i = 0; i < whole; i += kLanes) {
     const uint32_t chosen = static_cast<uint32_t>(mask[i / 64] >> i % 64) & kAll;
-    if (chosen == 0) continue;
     const auto own = V::from_bits(V::unpack(V::load_u(z), chosen));
     z += __builtin_popcount(chosen);
     update_lanes<V>(w + i, own, scale, chosen, change.mode, commit, &found);

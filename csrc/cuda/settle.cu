@@ -66,7 +66,6 @@ __global__ void __launch_bounds__(kThreads) tell(Selection selection) {
   row[kStatThreshold] = problem.ties > 0 ? int64_t{problem.key} : -1;
   row[kStatTies] = problem.ties;
   row[kStatTiesTaken] = problem.ties_taken;
-  row[kStatNan] = 0;  // of tensors of which nothing is selected
 }
 
 }  // namespace

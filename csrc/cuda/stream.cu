@@ -68,13 +68,13 @@ __device__ void keep_candidates(const Selection& selection, int64_t tile, const 
   });
 }
 
-__device__ void count_nan(const Selection& selection, int tensor, int64_t k, const Keys& keys) {
+__device__ void count_nan(const Selection& selection, int tensor, const Keys& keys) {
   const uint32_t nan = keys.where([](uint32_t key) { return key > kInfinityKey; });
   if (nan == 0) return;
   const auto found = static_cast<unsigned long long>(__popc(nan));
   int64_t* const row = selection.stats + int64_t{tensor} * kStatColumns;
   atomicAdd(reinterpret_cast<unsigned long long*>(row + kStatNan), found);
-  if (k > 0) atomicAdd(&selection.table.header->nan, found);
+  atomicAdd(&selection.table.header->nan, found);
 }
 
 __global__ void __launch_bounds__(kThreads) stream_tiles(Selection selection) {
@@ -97,9 +97,7 @@ __global__ void __launch_bounds__(kThreads) stream_tiles(Selection selection) {
         keys.where([&](uint32_t key) { return key >= bracket.lo && key <= bracket.hi; });
     keys.write_words(above, selection.bits + number * kTileWords);
     counts.above += __popc(above);
-    if (selection.nan == NanRule::kError) {
-      count_nan(selection, tile.tensor, selection.problems[problem].k, keys);
-    }
+    if (selection.nan == NanRule::kError) count_nan(selection, tile.tensor, keys);
     if (__syncthreads_or(maybe != 0)) {
       keep_candidates(selection, number, keys, maybe, bracket, &counts, &room);
     } else if (threadIdx.x == 0) {

@@ -72,7 +72,7 @@ struct Header {
   Rng rng;
   unsigned long long candidates;  // found so far, kept or not
   unsigned long long journaled;   // old values kept so far
-  unsigned long long nan;         // NaN scores met in problems with K > 0, where they are refused
+  unsigned long long nan;         // NaN scores met, where they are refused
   unsigned long long overflow;    // finite weights whose new value is not finite
   unsigned int suspicious;        // some weight is so large that noise might make it overflow
   unsigned int refused;           // the call must not change anything

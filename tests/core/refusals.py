@@ -349,11 +349,9 @@ KINDS: dict[str, Callable[[], Any]] = {
 
 def _register_kind(kind: str) -> None:
     match = rf"parameter 'c' must be a dense floating-point tensor, got .*{kind}"
-
-    def make(dtype: torch.dtype) -> Call:
-        return with_third(KINDS[kind](), fu.RandomK(3))
-
-    REFUSALS[f"kind_{kind}"] = Refusal(make, TypeError, match, BOTH)
+    REFUSALS[f"kind_{kind}"] = Refusal(
+        lambda dtype: with_third(KINDS[kind](), fu.RandomK(3)), TypeError, match, BOTH
+    )
 
 
 for _kind in KINDS:
