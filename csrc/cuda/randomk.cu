@@ -203,9 +203,7 @@ __global__ void __launch_bounds__(kThreads) start_bits(Job job, uint32_t* bits) 
   for_each_tile(job.table, blockIdx.x, gridDim.x, [&](int64_t number, const Tile& tile) {
     const bool full = job.domains[job.per_tensor ? tile.tensor : 0].inverted;
     const int left = full ? tile.count - 32 * word : 0;
-    bits[number * kTileWords + word] = left >= 32 ? ~uint32_t{0}
-                                       : left > 0 ? (uint32_t{1} << left) - 1
-                                                  : 0;
+    bits[number * kTileWords + word] = left <= 0 ? 0 : ~uint32_t{0} >> (left < 32 ? 32 - left : 0);
   });
 }
 
