@@ -63,14 +63,14 @@ __device__ void for_each_candidate(const Selection& selection, int64_t first, in
   }
 }
 
-// Calls body(key) for every element of some tiles.
+// The same for every element of the tiles.
 template <class Body>
-__device__ void for_each_key(const Selection& selection, int64_t first, int64_t last,
-                             const Body& body) {
+__device__ void for_each_element(const Selection& selection, int64_t first, int64_t last,
+                                 const Body& body) {
   for (int64_t number = first; number < last; ++number) {
     const int tensor = tensor_of(selection.table, number);
-    const Keys keys = read_keys(selection, tile_in(selection.table, tensor, number));
-    keys.for_each(keys.held, [&](int, uint32_t key) { body(key); });
+    for_each_key(selection, tile_in(selection.table, tensor, number),
+                 [&](int, uint32_t key) { body(key); });
   }
 }
 
@@ -90,7 +90,7 @@ __global__ void __launch_bounds__(kThreads) count_bins(Selection selection) {
     if (problem.search == Search::kAmongCandidates) {
       for_each_candidate(selection, first, last, count);
     } else {
-      for_each_key(selection, first, last, count);
+      for_each_element(selection, first, last, count);
     }
     __syncthreads();
     unsigned long long* const histogram = selection.histogram + number * selection.bins();
@@ -141,8 +141,9 @@ __device__ void mark_ties(const Selection& selection, const Problem& problem, in
     }
   } else {
     const int tensor = tensor_of(selection.table, number);
-    const Keys keys = read_keys(selection, tile_in(selection.table, tensor, number));
-    keys.write_words(keys.where([&](uint32_t key) { return key == problem.key; }), words);
+    for_each_key(selection, tile_in(selection.table, tensor, number), [&](int place, uint32_t key) {
+      if (key == problem.key) atomicOr(words + place / 32, 1u << place % 32);
+    });
   }
   __syncthreads();
 }

@@ -87,55 +87,46 @@ __device__ __forceinline__ T element_of(const uint4& raw, int j) {
   }
 }
 
-template <class T>
-__device__ const uint4* vectors(const Memory& memory, int64_t start) {
-  return reinterpret_cast<const uint4*>(static_cast<const T*>(memory.data) + start);
-}
+// The elements of a tile that this thread holds, as fp32; see Keys::place for which they are.
+using Values = float[kPerThread];
 
 // Whole tile, contiguous, aligned: a few independent loads of 16 bytes.
-template <class T, bool kProduct>
-__device__ void load_vectors(const Tensor& tensor, const Tile& tile, ScoreKind kind, NanRule nan,
-                             Keys* keys) {
+template <class T>
+__device__ void load_vectors(const Memory& memory, int64_t start, Values& out) {
   constexpr int kVector = 16 / sizeof(T);
   constexpr int kSteps = kPerThread / kVector;
-  const uint4* const score = vectors<T>(tensor.score, tile.start) + threadIdx.x;
-  const uint4* const weight = vectors<T>(tensor.weight, tile.start) + threadIdx.x;
-  uint4 raw[kSteps], factor[kSteps];
+  const auto* const from =
+      reinterpret_cast<const uint4*>(static_cast<const T*>(memory.data) + start) + threadIdx.x;
+  uint4 raw[kSteps];
 #pragma unroll
-  for (int step = 0; step < kSteps; ++step) {
-    raw[step] = __ldcs(score + step * kThreads);
-    if constexpr (kProduct) factor[step] = weight[step * kThreads];
-  }
-  keys->held = (1u << kPerThread) - 1;
-  keys->log_vector = kVector == 8 ? 3 : kVector == 4 ? 2 : 1;
+  for (int step = 0; step < kSteps; ++step) raw[step] = __ldcs(from + step * kThreads);
 #pragma unroll
   for (int j = 0; j < kPerThread; ++j) {
-    const float s = to_float32(element_of<T>(raw[j / kVector], j % kVector));
-    float w = 0;
-    if constexpr (kProduct) w = to_float32(element_of<T>(factor[j / kVector], j % kVector));
-    keys->key[j] = key_of(score_of(kind, w, s), nan);
+    out[j] = to_float32(element_of<T>(raw[j / kVector], j % kVector));
   }
 }
 
 // Any tile: consecutive threads read consecutive elements.
 template <class T>
-__device__ void load_single(const Tensor& tensor, const Tile& tile, ScoreKind kind, NanRule nan,
-                            Keys* keys) {
-  const T* const score = static_cast<const T*>(tensor.score.data);
-  keys->held = 0;
-  keys->log_vector = 0;
+__device__ void load_single(const Memory& memory, const Tile& tile, Values& out) {
+  const T* const from = static_cast<const T*>(memory.data);
 #pragma unroll
   for (int j = 0; j < kPerThread; ++j) {
     const int place = j * kThreads + static_cast<int>(threadIdx.x);
-    const bool held = place < tile.count;
-    keys->key[j] = 0;
-    keys->held |= static_cast<uint32_t>(held) << j;
-    if (!held) continue;
-    const int64_t local = tile.start + place;
-    const float s = to_float32(score[tensor.score.offset(local)]);
-    const float w = kind == ScoreKind::kProduct ? read_element(tensor.weight, local) : 0.0f;
-    keys->key[j] = key_of(score_of(kind, w, s), nan);
+    out[j] = place < tile.count ? to_float32(from[memory.offset(tile.start + place)]) : 0.0f;
   }
+}
+
+__device__ __forceinline__ void load(const Memory& memory, const Tile& tile, bool vectors,
+                                     Values& out) {
+  dispatch(memory.dtype, [&](auto* type) {
+    using T = std::remove_pointer_t<decltype(type)>;
+    if (vectors) {
+      load_vectors<T>(memory, tile.start, out);
+    } else {
+      load_single<T>(memory, tile, out);
+    }
+  });
 }
 
 // Whether tiles of a tensor can be read 16 bytes at a time.
@@ -143,26 +134,44 @@ __device__ inline bool in_vectors(const Memory& memory) {
   return memory.dims == 0 && reinterpret_cast<uintptr_t>(memory.data) % 16 == 0;
 }
 
+__device__ inline int log_vector(DType dtype) {
+  return dtype == DType::kFloat64 ? 1 : dtype == DType::kFloat32 ? 2 : 3;
+}
+
 // The keys of a tile; for a whole block.
+//   kProduct: whether the score is ScoreKind::kProduct
+template <bool kProduct>
 __device__ __forceinline__ Keys read_keys(const Selection& selection, const Tile& tile) {
   const Tensor& tensor = selection.table.tensors[tile.tensor];
-  const ScoreKind kind = selection.score;
-  const bool product = kind == ScoreKind::kProduct;
-  const bool both =
-      !product || (in_vectors(tensor.weight) && tensor.weight.dtype == tensor.score.dtype);
-  const bool vectors = tile.count == kTile && in_vectors(tensor.score) && both;
-  Keys keys;
-  dispatch(tensor.score.dtype, [&](auto* type) {
-    using T = std::remove_pointer_t<decltype(type)>;
-    if (!vectors) {
-      load_single<T>(tensor, tile, kind, selection.nan, &keys);
-    } else if (product) {
-      load_vectors<T, true>(tensor, tile, kind, selection.nan, &keys);
-    } else {
-      load_vectors<T, false>(tensor, tile, kind, selection.nan, &keys);
-    }
-  });
+  const int width = log_vector(tensor.score.dtype);
+  bool vectors = tile.count == kTile && in_vectors(tensor.score);
+  Values score;
+  [[maybe_unused]] Values weight;
+  if constexpr (kProduct) {
+    vectors = vectors && in_vectors(tensor.weight) && log_vector(tensor.weight.dtype) == width;
+    load(tensor.weight, tile, vectors, weight);
+  }
+  load(tensor.score, tile, vectors, score);
+  Keys keys{{}, 0, vectors ? width : 0};
+#pragma unroll
+  for (int j = 0; j < kPerThread; ++j) {
+    float factor = 0;
+    if constexpr (kProduct) factor = weight[j];
+    keys.key[j] = key_of(score_of(selection.score, factor, score[j]), selection.nan);
+    const bool held = vectors || j * kThreads + static_cast<int>(threadIdx.x) < tile.count;
+    keys.held |= static_cast<uint32_t>(held) << j;
+  }
   return keys;
+}
+
+// Calls body(place, key) for every element of a tile; for a whole block. Smaller and slower than
+// read_keys, for what is rarely needed.
+template <class Body>
+__device__ void for_each_key(const Selection& selection, const Tile& tile, const Body& body) {
+  const Tensor& tensor = selection.table.tensors[tile.tensor];
+  for (int place = threadIdx.x; place < tile.count; place += kThreads) {
+    body(place, key_at(tensor, tile.start + place, selection.score, selection.nan));
+  }
 }
 
 }  // namespace fastunlearn::cuda

@@ -34,12 +34,16 @@ __device__ void read_again(const Selection& selection, const Problem& problem, i
                            int64_t last) {
   for (int64_t number = first; number < last; ++number) {
     const int tensor = tensor_of(selection.table, number);
-    const Keys keys = read_keys(selection, tile_in(selection.table, tensor, number));
-    uint32_t found = 0;
-    keys.for_each(keys.held, [&](int j, uint32_t key) {
-      found |= static_cast<uint32_t>(taken(problem, number, keys.place(j), key)) << j;
-    });
-    keys.write_words(found, selection.bits + number * kTileWords);
+    const Tile tile = tile_in(selection.table, tensor, number);
+    const Tensor& read = selection.table.tensors[tensor];
+    uint32_t* const words = selection.bits + number * kTileWords;
+    for (int place = threadIdx.x; place < kTile; place += kThreads) {
+      const bool found = place < tile.count &&
+                         taken(problem, number, place,
+                               key_at(read, tile.start + place, selection.score, selection.nan));
+      const uint32_t word = __ballot_sync(kAllLanes, found);
+      if (lane_id() == 0) words[place / 32] = word;
+    }
   }
 }
 

@@ -77,6 +77,7 @@ __device__ void count_nan(const Selection& selection, int tensor, const Keys& ke
   atomicAdd(&selection.table.header->nan, found);
 }
 
+template <bool kProduct>
 __global__ void __launch_bounds__(kThreads) stream_tiles(Selection selection) {
   __shared__ TileRoom room;
   Counts counts;
@@ -90,7 +91,7 @@ __global__ void __launch_bounds__(kThreads) stream_tiles(Selection selection) {
       counts = Counts();
       bracket = selection.problems[problem].bracket;
     }
-    const Keys keys = read_keys(selection, tile);
+    const Keys keys = read_keys<kProduct>(selection, tile);
     const bool none = bracket.lo > bracket.hi;
     const uint32_t above = none ? 0 : keys.where([&](uint32_t key) { return key > bracket.hi; });
     const uint32_t maybe =
@@ -111,7 +112,10 @@ __global__ void __launch_bounds__(kThreads) stream_tiles(Selection selection) {
 
 cudaError_t stream(const Selection& selection, const Device& device) {
   const int grid = grid_for(device, selection.table.tiles, 1);
-  return launch(stream_tiles, grid, kThreads, device.stream, selection);
+  if (selection.score == ScoreKind::kProduct) {
+    return launch(stream_tiles<true>, grid, kThreads, device.stream, selection);
+  }
+  return launch(stream_tiles<false>, grid, kThreads, device.stream, selection);
 }
 
 }  // namespace fastunlearn::cuda
