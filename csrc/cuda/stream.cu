@@ -3,6 +3,7 @@
 
 #include "cuda/keys.cuh"
 #include "cuda/selection.h"
+#include "cuda/tally.cuh"
 
 namespace fastunlearn::cuda {
 namespace {
@@ -18,16 +19,11 @@ struct TileRoom {
   unsigned long long begin;
 };
 
-__device__ void add_to(unsigned long long* total, unsigned int own) {
-  const unsigned int sum = warp_sum(own);
-  if (lane_id() == 0 && sum != 0) atomicAdd(total, static_cast<unsigned long long>(sum));
-}
-
 __device__ void add_to(Problem* problem, const Counts& counts) {
-  add_to(&problem->above, counts.above);
-  add_to(&problem->at_hi, counts.at_hi);
-  add_to(&problem->inside, counts.inside);
-  add_to(&problem->at_lo, counts.at_lo);
+  add_warp_sum(counts.above, &problem->above);
+  add_warp_sum(counts.at_hi, &problem->at_hi);
+  add_warp_sum(counts.inside, &problem->inside);
+  add_warp_sum(counts.at_lo, &problem->at_lo);
 }
 
 // Takes room for `own` candidates of each thread; returns where those of this thread go. The order

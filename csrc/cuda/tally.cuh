@@ -1,4 +1,4 @@
-// Sums over the lanes of a warp, and the statistics that are gathered with them.
+// The statistics of a write, gathered by warps.
 #ifndef FASTUNLEARN_CUDA_TALLY_CUH_
 #define FASTUNLEARN_CUDA_TALLY_CUH_
 
@@ -6,24 +6,14 @@
 
 #include "core/element.h"
 #include "core/params.h"
-#include "cuda/tuning.h"
+#include "cuda/warp.cuh"
 
 namespace fastunlearn::cuda {
-
-inline constexpr unsigned int kAllLanes = 0xFFFFFFFFu;
-
-// Sum over a whole warp, in each of its lanes.
-__device__ inline unsigned long long warp_sum(unsigned long long x) {
-  for (int distance = kWarp / 2; distance > 0; distance /= 2) {
-    x += __shfl_xor_sync(kAllLanes, x, distance);
-  }
-  return x;
-}
 
 // Adds a sum over the warp to memory; every lane calls it.
 __device__ inline void add_warp_sum(unsigned long long x, void* sum) {
   const unsigned long long total = warp_sum(x);
-  if (threadIdx.x % kWarp == 0 && total != 0) {
+  if (lane_id() == 0 && total != 0) {
     atomicAdd(static_cast<unsigned long long*>(sum), total);
   }
 }

@@ -5,7 +5,7 @@
 #include <cstdint>
 
 #include "cuda/element.cuh"
-#include "cuda/tuning.h"
+#include "cuda/warp.cuh"
 
 namespace fastunlearn::cuda {
 
@@ -21,14 +21,10 @@ struct TileList {
   // Takes the bitmap of a tile and returns how many of its elements are selected.
   //   from: shape (kTileWords,)
   __device__ int load(const uint32_t* from) {
-    const int t = threadIdx.x, lane = t % kWarp;
+    const int t = threadIdx.x;
     const uint32_t own = t < kTileWords ? from[t] : 0;
-    int sum = __popc(own);
-    for (int distance = 1; distance < kWarp; distance *= 2) {
-      const int other = __shfl_up_sync(kAllLanes, sum, distance);
-      if (lane >= distance) sum += other;
-    }
-    if (t < kTileWords && lane == kWarp - 1) warp_sum[t / kWarp] = sum;
+    const int sum = warp_scan(__popc(own));
+    if (t < kTileWords && lane_id() == kWarp - 1) warp_sum[t / kWarp] = sum;
     __syncthreads();
     int total = 0, earlier = 0;
     for (int warp = 0; warp < kTileWords / kWarp; ++warp) {
