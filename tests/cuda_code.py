@@ -19,6 +19,7 @@ FLAGS = [
     "-O3", "-std=c++17", "-fmad=false", f"-I{CSRC}", "-Xptxas=-v", "-Werror=all-warnings",
     "-Xcompiler=-Wall,-Wextra,-Werror",
 ]  # fmt: skip
+LONGEST_S = 120  # a source that takes longer unrolls more than anybody wants to wait for
 
 
 class Kernel(NamedTuple):
@@ -65,11 +66,18 @@ def compile_one(source: Path, arch: int) -> str:
 
     Raises:
         AssertionError: an error or a warning.
+        TimeoutExpired: it took too long.
     """
     log = FOLDER / f"{source.stem}-sm_{arch}-{fingerprint()}.log"
     if not log.exists():
         command = ["nvcc", *FLAGS, f"-arch=sm_{arch}", "-c", str(source), "-o", "/dev/null"]
-        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        done = subprocess.run(
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=LONGEST_S,
+        )
         assert done.returncode == 0, f"{' '.join(command)}\n{done.stdout}"
         FOLDER.mkdir(parents=True, exist_ok=True)
         part = log.with_suffix(".part")
