@@ -417,6 +417,7 @@ void test_all(int rounds) {
       if (round == 0) test_rms(seed, lists[i]);
     }
   }
+  for (int i = 0; i < 20 * rounds; ++i) test_randomk(1000 + i, {50, 70, 3, 60});
   test_rms_beside_ties();
   test_screen();
   test_room();
