@@ -1,4 +1,4 @@
-"""The CUDA kernels on a CPU, under the harness of `tests/simt`; see there what that cannot prove."""
+"""The CUDA kernels on a CPU, under the harness of `tests/simt`; it says what that cannot prove."""
 
 from __future__ import annotations
 

@@ -9,8 +9,8 @@
 
 namespace fastunlearn::cuda {
 
-// `load` first, then one of the two that list; the whole block calls each. The list is whole after
-// the next barrier, and may be read until the next `load`... the one after that barrier.
+// The whole block calls `load`, then one of the two that list. The list is whole after the next
+// barrier; the barriers of the next `load` keep it until every thread has read it.
 struct TileList {
   uint32_t bits[kTileWords];
   int before[kTileWords];  // selected in the words before
