@@ -12,6 +12,8 @@
 
 namespace fastunlearn {
 
+#if defined(FASTUNLEARN_SIMT) || defined(__CUDACC__)  // not where the binding reads the tables
+
 // Starts `blocks` x `threads` threads of a kernel on a stream and returns what the start gave. The
 // error is taken, not left behind: it must not come up again in somebody else's call.
 template <class... P, class... A>
@@ -26,6 +28,8 @@ cudaError_t launch(void (*kernel)(P...), int blocks, int threads, cudaStream_t s
   return cudaGetLastError();
 #endif
 }
+
+#endif
 
 }  // namespace fastunlearn
 

@@ -30,7 +30,9 @@ struct Memory {
     if (dims == 0) return local;
     auto left = static_cast<uint32_t>(local);
     int64_t out = 0;
-#pragma unroll 1
+#ifdef __CUDA_ARCH__
+#pragma unroll 1  // rarely taken, and in the middle of code that is unrolled
+#endif
     for (int d = dims - 1; d > 0; --d) {
       const uint32_t outer = left / size[d];
       out += (left - outer * size[d]) * stride[d];
