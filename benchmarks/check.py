@@ -15,6 +15,7 @@ from fastunlearn.bench.cases import Probe
 from fastunlearn.bench.child import peak_extra_mib
 from fastunlearn.bench.measure import measure
 from fastunlearn.bench.results import cores, environment, machine_kind, simd_level, write
+from fastunlearn.bench.steadiness import Steadiness
 from fastunlearn.bench.table import header
 
 SECONDS = 1.5  # for each method
@@ -37,9 +38,13 @@ def check(
         raise LookupError(f"no bar has the words {only!r}")
     facts = environment(command)
     console.print(header(facts))
-    ms, mib = _measure(chosen, console)
+    steadiness = Steadiness()
+    ms, mib = _measure(chosen, steadiness, console)
     rows = [judge(bar, ms[bar.run], mib) for bar in chosen]
+    facts["slowdown"] = steadiness.slowdown()
     console.print(table(rows))
+    if facts["slowdown"] is not None:
+        console.print(f"A fixed loop took {facts['slowdown']:.2f} times its best time (median).")
     if out is not None:
         path = out / f"check-{machine_kind()}-{simd_level()}.json"
         console.print(f"Results: {write(path, 'check', facts, rows)}", soft_wrap=True)
@@ -47,7 +52,7 @@ def check(
 
 
 def _measure(
-    chosen: Sequence[Bar], console: Console
+    chosen: Sequence[Bar], steadiness: Steadiness, console: Console
 ) -> tuple[dict[str, dict[Probe, float]], dict[Probe, float | None]]:
     """Times in ms, run by run, and peak extra memory in MiB."""
     runs: dict[str, dict[Probe, None]] = {}
@@ -60,7 +65,7 @@ def _measure(
     ms: dict[str, dict[Probe, float]] = {}
     for name, probes in runs.items():
         with console.status(f"measuring: {name}"):
-            timings = measure(list(probes), seconds=SECONDS)
+            timings = measure(list(probes), seconds=SECONDS, steadiness=steadiness)
         ms[name] = {probe: timing.ms for probe, timing in timings.items()}
     with console.status("measuring: memory"):
         mib = {probe: peak_extra_mib(probe) for probe in memory}

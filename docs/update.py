@@ -83,9 +83,11 @@ def measured(pattern: str) -> list[dict[str, Any]]:
 
 def machine_line(facts: dict[str, Any]) -> str:
     """What a table was measured on, and the command that does it again."""
+    slowdown = facts.get("slowdown")
+    steadiness = f" a fixed loop at {slowdown:.2f} times its best time," if slowdown else ""
     return (
         f"{facts['cpu']}, {facts['threads']} threads, {facts['simd']}, torch {facts['torch']},"
-        f" {facts['date']}, `{facts['command']}`:"
+        f"{steadiness} {facts['date']}, `{facts['command']}`:"
     )
 
 

@@ -16,6 +16,7 @@ import torch
 from fastunlearn.bench.cases import Case, Probe, prepare
 from fastunlearn.bench.floors import Run
 from fastunlearn.bench.patterns import Data, make
+from fastunlearn.bench.steadiness import Steadiness
 
 LEAST_RUNS, MOST_RUNS = 3, 200
 LONG_SECONDS = 3.0  # beside this, what a first call does more is nothing
@@ -35,7 +36,11 @@ class Timing:
 
 
 def measure(
-    probes: Sequence[Probe], *, seconds: float = 1.0, least: int = LEAST_RUNS
+    probes: Sequence[Probe],
+    *,
+    seconds: float = 1.0,
+    least: int = LEAST_RUNS,
+    steadiness: Steadiness | None = None,
 ) -> dict[Probe, Timing]:
     """Time all probes in one interleaved run.
 
@@ -44,6 +49,7 @@ def measure(
         seconds: about how long each probe may take.
         least: runs of a probe that is slower than that. The first call warms up and is not
             counted, unless it takes `LONG_SECONDS`.
+        steadiness: takes a note before every round.
 
     Returns:
         The timing of each probe; one that cannot serve its case is left out.
@@ -60,6 +66,8 @@ def measure(
             wanted[probe] = max(runs - counted, 0)
         rounds = max(wanted.values(), default=0)
         for i in range(rounds):
+            if steadiness is not None:
+                steadiness.note()
             # Each probe's runs are spread evenly over all rounds, so that drift meets all alike.
             for probe, runs in wanted.items():
                 if (i + 1) * runs // rounds > i * runs // rounds:
