@@ -35,8 +35,9 @@ def perturb_(
     """Add noise to the K parameters that the strategy selects, in place [paper].
 
     `w <- w + sigma * z` for the selected parameters alone; no other bit changes. All or nothing:
-    whatever the call refuses, it refuses before the first write. Under `torch.compile` it breaks
-    the graph; `torch.ops.fastunlearn.topk_perturb_` and `randomk_perturb_` compile.
+    a refused call leaves every bit as it was; only an overflow may be found after writing, and is
+    then taken back. Under `torch.compile` it breaks the graph; the operations
+    `torch.ops.fastunlearn.topk_perturb_` and `randomk_perturb_` compile.
 
     On a GPU the call returns without waiting for the device. What only the data can tell (NaN
     scores, a weight that would overflow, a root mean square that is not finite) still makes it

@@ -1,7 +1,7 @@
 """How steady the machine is while it measures.
 
-On a shared machine the neighbours' load comes and goes. It slows arithmetic down, and not reads from
-memory, so that a call which computes looks worse beside the memory floor than it is.
+On a shared machine the neighbours' load comes and goes. It slows arithmetic down, and not reads
+from memory, so that a call which computes looks worse beside the memory floor than it is.
 """
 
 from __future__ import annotations
