@@ -14,7 +14,7 @@ from core.configurations import LAYOUTS, OPERATIONS
 from core.processes import script
 from simt import extension
 
-COUNT, GROUPS = 1200, 4
+COUNT, GROUPS = 600, 4
 MORE = 20_000
 
 pytestmark = [
