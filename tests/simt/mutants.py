@@ -11,6 +11,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -26,7 +27,12 @@ FLAGS = [
 ]  # fmt: skip
 SOURCES = sorted(CUDA.glob("*.cu"))
 BESIDE = [HERE / "simt.cpp", toolchain.CSRC / "cpu" / "tensor_view.cpp"]
-PROGRAM = HERE / "schedules_test.cpp"
+SELECTION = ("bracket", "cut", "settle", "stream", "table", "topk", "write", "screen")
+# What the test programs need of the kernels.
+NEEDS = {
+    "selection_test": [CUDA / f"{name}.cu" for name in SELECTION],
+    "schedules_test": SOURCES,
+}
 SEEDS = 12
 # A barrier that also votes becomes the thread's own vote.
 BARRIER = re.compile(r"__syncthreads\(\)|__syncwarp\(\w*\)|__syncthreads_(or|and|count)(?=\()")
@@ -50,12 +56,6 @@ class Mutant:
         whole = self.path.read_text()
         return whole[: self.begin] + whole[self.end :]
 
-    def sources(self) -> list[Path]:
-        """What has to be compiled anew."""
-        if self.path in SOURCES:
-            return [self.path]
-        return [path for path in SOURCES if f'"cuda/{self.path.name}"' in path.read_text()]
-
 
 def mutants() -> Iterator[Mutant]:
     """Every barrier in the text of the kernels, comments left aside."""
@@ -67,7 +67,7 @@ def mutants() -> Iterator[Mutant]:
 
 
 class Factory:
-    """Builds the test program whole, or with one barrier less.
+    """Builds the test programs, whole or with other text in one file; each object once.
 
     Args:
         folder: where objects and programs go.
@@ -75,33 +75,45 @@ class Factory:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.objects: dict[tuple[Path, str], Path] = {}
+
+    def _compile(self, source: Path, mode: str) -> Path:
+        output = self.folder / f"{source.name}-{mode}.o"
+        return toolchain.compile_to(output, [*FLAGS, source], mode)
+
+    def parts(self, test: str, mode: str) -> dict[Path, Path]:
+        """Return the objects of a test program by their sources."""
+        sources = [HERE / f"{test}.cpp", *BESIDE, *NEEDS[test]]
+        missing = [source for source in sources if (source, mode) not in self.objects]
         with ThreadPoolExecutor(2) as pool:
-            built = pool.map(self._compiled, [PROGRAM, *BESIDE, *SOURCES])
-            self.objects = dict(zip([PROGRAM, *BESIDE, *SOURCES], built, strict=True))
+            for source, made in zip(
+                missing, pool.map(self._compile, missing, [mode] * len(missing)), strict=True
+            ):
+                self.objects[source, mode] = made
+        return {source: self.objects[source, mode] for source in sources}
 
-    def _compiled(self, source: Path) -> Path:
-        return toolchain.compile_to(self.folder / f"{source.name}.o", [*FLAGS, source], "plain")
+    def program(self, test: str, mode: str = "plain") -> Path:
+        objects = self.parts(test, mode).values()
+        return toolchain.compile_to(self.folder / f"{test}-{mode}", list(objects), mode)
 
-    def program(self, name: str = "whole", changed: dict[Path, Path] | None = None) -> Path:
-        objects = list({**self.objects, **(changed or {})}.values())
-        return toolchain.compile_to(self.folder / name, objects, "plain")
-
-    def without(self, mutant: Mutant) -> Path:
-        """Return the program without a barrier."""
-        name = mutant.name.replace(":", "-")
-        csrc = self.folder / f"{name}-csrc"
+    def variant(self, test: str, path: Path, text: str, mode: str = "plain") -> Path:
+        """Return the program with other text in one of the files of `csrc/cuda`."""
+        parts = self.parts(test, mode)
+        folder = Path(tempfile.mkdtemp(dir=self.folder))
+        csrc = folder / "csrc"
         shutil.copytree(toolchain.CSRC, csrc)
-        (csrc / "cuda" / mutant.path.name).write_text(mutant.text())
-        changed = {}
-        for source in mutant.sources():
-            output = self.folder / f"{name}-{source.name}.o"
-            copy = csrc / "cuda" / source.name
-            changed[source] = toolchain.compile_to(output, [*FLAGS, copy], "plain", csrc)
-        return self.program(name, changed)
+        (csrc / "cuda" / path.name).write_text(text)
+        for source in NEEDS[test]:
+            if source == path or f'"cuda/{path.name}"' in source.read_text():
+                copy = csrc / "cuda" / source.name
+                output = folder / f"{source.name}.o"
+                parts[source] = toolchain.compile_to(output, [*FLAGS, copy], mode, csrc)
+        return toolchain.compile_to(folder / test, list(parts.values()), mode)
 
 
-def noticed(program: Path) -> str:
-    """Return what told that a program is wrong, or nothing."""
+def noticed(factory: Factory, mutant: Mutant) -> str:
+    """Return what told that a barrier is gone, or nothing."""
+    program = factory.variant("schedules_test", mutant.path, mutant.text())
     try:
         done = toolchain.execute([program, "0", str(SEEDS)])
     except subprocess.TimeoutExpired:
@@ -115,9 +127,8 @@ def noticed(program: Path) -> str:
 
 def main(folder: str) -> None:
     factory = Factory(Path(folder))
-    assert not noticed(factory.program())
     for mutant in mutants():
-        print(f"{mutant.name}\t{noticed(factory.without(mutant)) or 'NOT NOTICED'}", flush=True)
+        print(f"{mutant.name}\t{noticed(factory, mutant) or 'NOT NOTICED'}", flush=True)
 
 
 if __name__ == "__main__":

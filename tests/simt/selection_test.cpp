@@ -82,9 +82,11 @@ Stages select_values(const std::vector<T>& values, DType dtype, int64_t k, const
   return stages;
 }
 
+// Every step-th case from one on.
 template <class T>
-void test_ways(DType dtype, const std::vector<int>& multiprocessors) {
-  for (const Case& one : kCases) {
+void test_ways(DType dtype, const std::vector<int>& multiprocessors, size_t first, size_t step) {
+  for (size_t i = first; i < std::size(kCases); i += step) {
+    const Case& one = kCases[i];
     const std::vector<T> values = with_ties<T>(kMany, one.ties);
     Way way = one.way;
     // 512 alike, at an end of the bracket.
@@ -194,9 +196,9 @@ void misalign(cuda::Memory* memory, Tensor* from, std::deque<Dirty>* copies) {
 void test_alignment() {
   for (int kinds = 0; kinds < 64; ++kinds) {
     Draw draw(kinds);
-    Request request = make_request(kinds, {9000, 4096, 100}, false);
+    Request request = make_request(kinds, {4200, 4096, 100}, false);
     request.per_tensor = false;
-    request.k = {3000};
+    request.k = {2000};
     request.score = ScoreKind::kProduct;
     request.nan = NanRule::kLargest;
     for (Item& item : request.items) {
@@ -276,12 +278,14 @@ void test_small(int rounds) {
 }
 
 void test_large() {
-  test_ways<float>(DType::kFloat32, {1, 3, 64});
-  test_ways<double>(DType::kFloat64, {2});
-  test_ways<BFloat16>(DType::kBFloat16, {2});
-  test_ways<Float16>(DType::kFloat16, {3});
+  test_ways<float>(DType::kFloat32, {1, 64}, 0, 1);
+  test_ways<double>(DType::kFloat64, {2}, 1, 3);
+  test_ways<BFloat16>(DType::kBFloat16, {2}, 2, 3);
+  test_ways<Float16>(DType::kFloat16, {3}, 0, 2);
   test_missed();
-  for (uint64_t seed = 3; seed < 9; ++seed) test_each_tensor(seed, seed % 2 == 0, 1 + seed % 3);
+  for (const int multiprocessors : {1, 3, 64}) {
+    for (const bool tied : {false, true}) test_each_tensor(5 + tied, tied, multiprocessors);
+  }
 }
 
 }  // namespace
