@@ -97,7 +97,7 @@ __global__ void __launch_bounds__(kThreads) count_bins(Selection selection) {
     for (int i = threadIdx.x; i < num_bins; i += kThreads) {
       if (bins[i] != 0) atomicAdd(histogram + i, static_cast<unsigned long long>(bins[i]));
     }
-    __syncthreads();
+    // No barrier: for the next piece, each thread clears the bins that it has read.
   });
 }
 
@@ -230,7 +230,7 @@ __global__ void __launch_bounds__(kThreads) cut_ties(Selection selection) {
       problem->tie_tile = room.tile;
       problem->tie_end = place_of_bit(room.words, room.rank) + 1;
     }
-    __syncthreads();
+    // No barrier: what thread 0 reads is written behind the first one of find_tie_tile.
   }
 }
 

@@ -297,13 +297,18 @@ void run_grid(int blocks, int threads) {
   }
   std::vector<Block*> active;
   for (Block& block : slots) active.push_back(&block);
+  const Block* loaded = nullptr;
   while (!active.empty()) {
     const uint32_t chosen = rng.below(active.size());
-    current = active[chosen];
-    current->load();
-    if (!current->go_on(active.size() == 1 ? INT64_MAX : 1 + rng.below(kMaxStretch))) {
-      current->unload();
-    } else if (next != order.end()) {
+    if (active[chosen] != loaded) {
+      if (loaded != nullptr) current->unload();
+      current = active[chosen];
+      current->load();
+      loaded = current;
+    }
+    if (!current->go_on(active.size() == 1 ? INT64_MAX : 1 + rng.below(kMaxStretch))) continue;
+    loaded = nullptr;  // what it leaves is not needed
+    if (next != order.end()) {
       current->begin(*next++);
     } else {
       active.erase(active.begin() + chosen);
