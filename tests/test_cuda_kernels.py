@@ -32,7 +32,9 @@ def build(folder: Path, mode: str) -> Path:
     return toolchain.compile_to(folder / "write_test", objects, mode)
 
 
-@pytest.mark.parametrize(("mode", "rounds"), [("plain", 4), ("address", 1)])
+@pytest.mark.parametrize(
+    ("mode", "rounds"), [pytest.param("plain", 4, marks=pytest.mark.slow), ("address", 1)]
+)
 def test_kernels_that_write(tmp_path: Path, mode: str, rounds: int) -> None:
     done = toolchain.execute([build(tmp_path, mode), str(rounds)])
     assert done.returncode == 0, done.stdout
