@@ -11,8 +11,7 @@ import cuda_code
 import pytest
 import torch
 
-ARCHS = (75, 90, 120)  # the oldest, Hopper, the newest
-OTHER_ARCHS = (80, 86, 89, 100)
+ARCHS = (75, 80, 86, 89, 90, 100, 120)
 # Kernels that read or write everything: what they spill, every element pays for.
 STREAMING = ("screen.cu", "stream.cu", "write.cu")
 
@@ -22,23 +21,14 @@ pytestmark = [
 ]
 
 
-def check(archs: tuple[int, ...]) -> None:
-    kernels = cuda_code.compile_all(archs)
+def test_kernels_compile() -> None:
+    kernels = cuda_code.compile_all(ARCHS)
     told = cuda_code.table(kernels)
     cuda_code.FOLDER.mkdir(parents=True, exist_ok=True)
-    (cuda_code.FOLDER / f"kernels-{'-'.join(map(str, archs))}.txt").write_text(told)
-    assert {kernel.arch for kernel in kernels} == set(archs)
+    (cuda_code.FOLDER / "kernels.txt").write_text(told)
+    assert {kernel.arch for kernel in kernels} == set(ARCHS)
     spilling = [k for k in kernels if k.spill_bytes and k.file in STREAMING]
     assert not spilling, f"spilling: {cuda_code.table(spilling)}\nall:\n{told}"
-
-
-def test_kernels_compile() -> None:
-    check(ARCHS)
-
-
-@pytest.mark.slow
-def test_kernels_compile_for_the_other_architectures() -> None:
-    check(OTHER_ARCHS)
 
 
 @pytest.mark.parametrize(

@@ -50,7 +50,10 @@ PLANTED = {
 }
 
 
-@pytest.mark.parametrize("file", PLANTED)
+@pytest.mark.parametrize(
+    "file",
+    [pytest.param(file, marks=[pytest.mark.slow] * (i > 0)) for i, file in enumerate(PLANTED)],
+)
 def test_planted_access_out_of_bounds_is_reported(factory: Factory, file: str) -> None:
     old, new = PLANTED[file]
     text = (CUDA / file).read_text()
