@@ -74,7 +74,7 @@ __device__ void count_nan(const Selection& selection, int tensor, const Keys& ke
 }
 
 template <bool kProduct>
-__global__ void __launch_bounds__(kThreads) stream_tiles(Selection selection) {
+__global__ void __launch_bounds__(kThreads, kProduct ? 2 : 4) stream_tiles(Selection selection) {
   __shared__ TileRoom room;
   Counts counts;
   int current = -1;

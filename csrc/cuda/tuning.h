@@ -41,9 +41,12 @@ inline constexpr int kTensorBinBits = 8;
 
 // One in so many elements of a tile selected: from there on the words of all are made.
 inline constexpr int kDenseShare = 4;
+// One in so many of all elements selected: from there on a tile is written by a block, below by a
+// warp.
+inline constexpr int64_t kManyShare = 8;
 // Old values are kept to undo the writes where they take at most one byte for so many elements;
 // beyond, weights are screened before the first write.
-inline constexpr int64_t kJournalShare = 32;
+inline constexpr int64_t kJournalShare = 16;
 inline constexpr int64_t kJournalLeast = 1 << 20;
 // Random-k: with more than one in so many elements selected, a bitmap of all is made first.
 inline constexpr int64_t kStreamingShare = 64;

@@ -4,14 +4,14 @@
 #include "core/element.h"
 #include "cuda/screen.h"
 #include "cuda/tally.cuh"
-#include "cuda/tile_list.cuh"
+#include "cuda/warp_list.cuh"
 #include "cuda/write.h"
 
 namespace fastunlearn::cuda {
 namespace {
 
-// Blocks that a multiprocessor is to hold: at most 64 registers for each thread.
-constexpr int kWriteBlocks = 4;
+// Blocks that a multiprocessor is to hold: at most 85 registers for each thread.
+constexpr int kWriteBlocks = 3;
 
 enum class Pass {
   kWrite,    // writes, unless a rehearsal has met overflow
@@ -33,30 +33,30 @@ __device__ T* kept(const WriteRoom& room, int64_t begin, int i) {
   return reinterpret_cast<T*>(static_cast<char*>(room.journal) + (begin + i) * room.item_bytes);
 }
 
-// How one tile is written.
-struct TileWrite {
-  int selected;
-  bool dense;  // the words are in the list
+// How a warp writes a list.
+struct ListWrite {
+  int count;       // elements of the list
+  bool has_words;  // the words are in the list
   bool commit;
-  int64_t begin;  // number of its first old value
+  int64_t begin;  // number of the old value of its first element
   Rng rng;
 };
 
 template <Pass pass, class T>
-__device__ void write_listed(const Job& job, const Tile& tile, const TileWrite& write,
-                             const TileList& list, Tally* tally) {
+__device__ void write_list(const Job& job, const Tile& tile, const ListWrite& write,
+                           const WarpList& list, Tally* tally) {
   const Tensor& tensor = job.table.tensors[tile.tensor];
   const Elements<T> weights(tensor.weight);
   const Segment segment = tensor.segment;
   const RowChange change{tensor.scale, job.change.mode};
-  for (int i = threadIdx.x; i < write.selected; i += kThreads) {
+  for (int i = lane_id(); i < write.count; i += kWarp) {
     const int64_t local = tile.start + list.place[i];
     T* const at = &weights[local];
     const T old = *at;
     float z = 0;
     if (change.mode != UpdateMode::kZero) {
       const auto index = static_cast<uint64_t>(segment.to_global(local));
-      z = noise_of(job.change.noise, write.dense ? list.word[i] : noise_word(index, write.rng));
+      z = noise_of(job.change.noise, write.has_words ? list.word[i] : noise_word(index, write.rng));
     }
     const T value = update_element(old, z, change, tally);
     if (pass == Pass::kKeep) *kept<T>(job.room, write.begin, i) = old;
@@ -64,70 +64,105 @@ __device__ void write_listed(const Job& job, const Tile& tile, const TileWrite& 
   }
 }
 
-// Lists the selected elements of a tile; returns whether with their words.
-__device__ bool list_tile(const Job& job, const Tile& tile, int selected, const Rng& rng,
-                          TileList* list) {
+// Lists a group, with the words where that is cheaper; returns how many it selects.
+__device__ int list_group(const Job& job, const Tile& tile, const TileBits& bits, int group,
+                          ListWrite* write, WarpList* list) {
+  const int count = bits.before_group(group + 1) - bits.before_group(group);
+  if (count == 0) return 0;
   const Segment& segment = job.table.tensors[tile.tensor].segment;
-  const bool dense = job.change.mode != UpdateMode::kZero && segment.one_row() &&
-                     selected * kDenseShare >= tile.count;
-  if (dense) {
-    list->list_words(static_cast<uint64_t>(segment.to_global(tile.start)), tile.count, rng);
+  const int left = tile.count - group * kGroup, elements = left < kGroup ? left : kGroup;
+  write->has_words =
+      job.change.mode != UpdateMode::kZero && segment.one_row() && count * kDenseShare >= elements;
+  if (write->has_words) {
+    const int64_t index = segment.to_global(tile.start + group * kGroup);
+    list->list_words(bits, group, static_cast<uint64_t>(index), elements, write->rng);
   } else {
-    list->list_places();
+    list->list_group(bits, group);
   }
-  return dense;
+  return count;
 }
 
-template <Pass pass>
+// Calls body() with write->count and write->begin set for each list of the groups first .. last of
+// a tile: one of all groups where that is enough.
+template <class Body>
+__device__ void for_each_list(const Job& job, const Tile& tile, const TileBits& bits, int first,
+                              int last, ListWrite* write, WarpList* list, const Body& body) {
+  const bool whole = last - first == kGroups && bits.total <= kGroup;
+  write->has_words = false;
+#pragma unroll 1
+  for (int group = first; group < last; group += whole ? kGroups : 1) {
+    if (whole) {
+      list->list_tile(bits);
+      write->count = bits.total;
+    } else {
+      write->count = list_group(job, tile, bits, group, write, list);
+    }
+    body();
+    write->begin += write->count;
+  }
+}
+
+// Number of a thread's warp in the grid.
+__device__ int64_t warp_of_grid() { return (int64_t{blockIdx.x} * kThreads + threadIdx.x) / kWarp; }
+
+// Where few elements are selected, each warp has tiles of its own; where many are, the warps of a
+// block share its tiles, a group of each.
+template <Pass pass, bool kShared>
 __global__ void __launch_bounds__(kThreads, kWriteBlocks) write_tiles(Job job) {
-  __shared__ TileList list;
-  __shared__ int64_t begin;
+  __shared__ WarpList lists[kWarps];
   Header* const header = job.table.header;
   if (header->refused != 0 || (pass == Pass::kRehearse && header->suspicious == 0)) return;
-  TileWrite write = {};
+  ListWrite write = {};
   write.commit = pass == Pass::kKeep || (pass == Pass::kWrite && header->overflow == 0);
   write.rng = header->rng;
   WarpTally tally(pass == Pass::kRehearse ? nullptr : job.stats,
                   pass == Pass::kWrite ? nullptr : &header->overflow);
-  for_each_tile(job.table, blockIdx.x, gridDim.x, [&](int64_t number, const Tile& tile) {
+  const int64_t worker = kShared ? blockIdx.x : warp_of_grid();
+  const int64_t workers = int64_t{gridDim.x} * (kShared ? 1 : kWarps);
+  const int first = kShared ? warp_id() : 0, last = kShared ? first + 1 : kGroups;
+  for_each_tile(job.table, worker, workers, [&](int64_t number, const Tile& tile) {
     tally.move_to(tile.tensor);
-    write.selected = list.load(job.bits + number * kTileWords);
-    if (write.selected == 0) return;
-    if (threadIdx.x == 0) {
-      tally.selected += write.selected;
-      if (pass == Pass::kKeep) {
-        begin = atomicAdd(&header->journaled, static_cast<unsigned long long>(write.selected));
-        job.room.journal_begin[number] = begin;
+    const TileBits bits = TileBits::load(job.bits + number * kTileWords);
+    if (bits.total == 0) return;
+    if (first == 0 && lane_id() == 0) tally.selected += bits.total;
+    if (pass == Pass::kKeep) {
+      if (lane_id() == 0) {
+        write.begin = atomicAdd(&header->journaled, static_cast<unsigned long long>(bits.total));
+        job.room.journal_begin[number] = write.begin;
       }
+      write.begin = __shfl_sync(kAllLanes, write.begin, 0);
     }
-    write.dense = list_tile(job, tile, write.selected, write.rng, &list);
-    __syncthreads();
-    if (pass == Pass::kKeep) write.begin = begin;
-    dispatch(job.table.tensors[tile.tensor].weight.dtype, [&](auto* type) {
-      using T = std::remove_pointer_t<decltype(type)>;
-      write_listed<pass, T>(job, tile, write, list, &tally.tally);
+    WarpList* const list = lists + warp_id();
+    for_each_list(job, tile, bits, first, last, &write, list, [&] {
+      dispatch(job.table.tensors[tile.tensor].weight.dtype, [&](auto* type) {
+        using T = std::remove_pointer_t<decltype(type)>;
+        write_list<pass, T>(job, tile, write, *list, &tally.tally);
+      });
     });
   });
   tally.flush();
 }
 
 // Gives the old values back where a weight has overflowed.
-__global__ void __launch_bounds__(kThreads) undo(Job job) {
-  __shared__ TileList list;
+__global__ void __launch_bounds__(kThreads, kWriteBlocks) undo(Job job) {
+  __shared__ WarpList lists[kWarps];
   if (job.table.header->overflow == 0) return;
-  for_each_tile(job.table, blockIdx.x, gridDim.x, [&](int64_t number, const Tile& tile) {
-    const int selected = list.load(job.bits + number * kTileWords);
-    if (selected == 0) return;
-    list.list_places();
-    __syncthreads();
-    const int64_t begin = job.room.journal_begin[number];
+  const int64_t workers = int64_t{gridDim.x} * kWarps;
+  for_each_tile(job.table, warp_of_grid(), workers, [&](int64_t number, const Tile& tile) {
+    const TileBits bits = TileBits::load(job.bits + number * kTileWords);
+    if (bits.total == 0) return;
     const Memory& weight = job.table.tensors[tile.tensor].weight;
-    dispatch(weight.dtype, [&](auto* type) {
-      using T = std::remove_pointer_t<decltype(type)>;
-      const Elements<T> weights(weight);
-      for (int i = threadIdx.x; i < selected; i += kThreads) {
-        weights[tile.start + list.place[i]] = *kept<T>(job.room, begin, i);
-      }
+    ListWrite back = {};
+    back.begin = job.room.journal_begin[number];
+    WarpList* const list = lists + warp_id();
+    for_each_list(job, tile, bits, 0, kGroups, &back, list, [&] {
+      dispatch(weight.dtype, [&](auto* type) {
+        using T = std::remove_pointer_t<decltype(type)>;
+        const Elements<T> weights(weight);
+        for (int i = lane_id(); i < back.count; i += kWarp) {
+          weights[tile.start + list->place[i]] = *kept<T>(job.room, back.begin, i);
+        }
+      });
     });
   });
 }
@@ -151,7 +186,7 @@ __global__ void __launch_bounds__(kThreads)
 
 WriteRoom take_write_room(Workspace* workspace, int64_t tiles, int64_t numel, int64_t selected,
                           int64_t item_bytes, const Change& change) {
-  WriteRoom room = {nullptr, nullptr, item_bytes};
+  WriteRoom room = {nullptr, nullptr, item_bytes, selected > numel / kManyShare};
   const int64_t most = std::max(kJournalLeast, numel / kJournalShare);
   if (!may_refuse(change) || selected * item_bytes > most) return room;
   room.journal = workspace->take<char>(selected * item_bytes);
@@ -162,20 +197,25 @@ WriteRoom take_write_room(Workspace* workspace, int64_t tiles, int64_t numel, in
 cudaError_t write(const Table& table, const uint32_t* bits, const Change& change,
                   const WriteRoom& room, int64_t* stats, const Device& device) {
   const Job job{table, bits, change, room, stats};
-  const int blocks = grid_for(device, table.tiles, 1);
-  const auto run = [&](void (*kernel)(Job)) {
+  const auto run = [&](void (*kernel)(Job), int tiles_of_block) {
+    const int blocks = grid_for(device, table.tiles, tiles_of_block);
     return launch(kernel, blocks, kThreads, device.stream, job);
   };
-  if (!may_refuse(change)) return run(write_tiles<Pass::kWrite>);
+  const auto run_pass = [&](void (*by_warps)(Job), void (*by_blocks)(Job)) {
+    return room.many ? run(by_blocks, 1) : run(by_warps, kWarps);
+  };
   cudaError_t status = cudaSuccess;
   if (room.journal != nullptr) {
-    status = run(write_tiles<Pass::kKeep>);
-    return status == cudaSuccess ? run(undo) : status;
+    status = run(write_tiles<Pass::kKeep, false>, kWarps);
+    return status == cudaSuccess ? run(undo, kWarps) : status;
   }
-  status = screen(table, bits, device);
-  if (status == cudaSuccess) status = run(write_tiles<Pass::kRehearse>);
-  if (status == cudaSuccess) status = run(write_tiles<Pass::kWrite>);
-  return status;
+  if (may_refuse(change)) {
+    status = screen(table, bits, device);
+    if (status != cudaSuccess) return status;
+    status = run_pass(write_tiles<Pass::kRehearse, false>, write_tiles<Pass::kRehearse, true>);
+    if (status != cudaSuccess) return status;
+  }
+  return run_pass(write_tiles<Pass::kWrite, false>, write_tiles<Pass::kWrite, true>);
 }
 
 cudaError_t count_selected(const Table& table, const uint32_t* bits, int64_t* stats,

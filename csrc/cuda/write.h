@@ -38,6 +38,7 @@ struct WriteRoom {
   void* journal;           // old values, or null where weights are screened instead
   int64_t* journal_begin;  // shape (tiles,): number of the first old value of each tile
   int64_t item_bytes;      // from one old value to the next
+  bool many;               // so many elements are selected that a tile is work for a block
 };
 
 // Takes room for the write of `selected` elements out of `numel`, of at most `item_bytes` each.
