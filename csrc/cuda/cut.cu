@@ -149,7 +149,7 @@ __device__ void mark_ties(const Selection& selection, const Problem& problem, in
 }
 
 // Counts the ties of each tile, where some of a problem's ties are left out.
-__global__ void __launch_bounds__(kThreads) count_ties(Selection selection) {
+__global__ void __launch_bounds__(kThreads, 4) count_ties(Selection selection) {
   __shared__ uint32_t words[kTileWords];
   for_each_piece(selection, [&](int number, int64_t first, int64_t last) {
     const Problem& problem = selection.problems[number];
@@ -219,7 +219,7 @@ __device__ void find_tie_tile(const Selection& selection, const Problem& problem
 }
 
 // Finds where the ties that are taken end: lowest flat index first.
-__global__ void __launch_bounds__(kThreads) cut_ties(Selection selection) {
+__global__ void __launch_bounds__(kThreads, 4) cut_ties(Selection selection) {
   __shared__ TieRoom room;
   for (int number = blockIdx.x; number < selection.num_problems; number += gridDim.x) {
     Problem* const problem = selection.problems + number;

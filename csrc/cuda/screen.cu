@@ -36,7 +36,7 @@ __device__ int32_t greatest_key(const Memory& memory, const Tile& tile, const ui
   return greatest;
 }
 
-__global__ void __launch_bounds__(kThreads) screen_tiles(Table table, const uint32_t* bits) {
+__global__ void __launch_bounds__(kThreads, 4) screen_tiles(Table table, const uint32_t* bits) {
   if (table.header->refused != 0) return;
   bool suspicious = false;
   const int64_t warp = (int64_t{blockIdx.x} * kThreads + threadIdx.x) / kWarp;

@@ -47,7 +47,7 @@ __device__ void read_again(const Selection& selection, const Problem& problem, i
   }
 }
 
-__global__ void __launch_bounds__(kThreads) settle_tiles(Selection selection) {
+__global__ void __launch_bounds__(kThreads, 4) settle_tiles(Selection selection) {
   for_each_piece(selection, [&](int number, int64_t first, int64_t last) {
     const Problem& problem = selection.problems[number];
     if (selection.table.header->refused != 0) {

@@ -161,7 +161,8 @@ class Written {
     table_ = {workspace->take<cuda::Tensor>(call_->count()), call_->count(), tiles_,
               workspace->take<cuda::Header>(1)};
     const int64_t item = most_item_bytes(call_->tensors.data(), call_->count());
-    if (screened) return {nullptr, nullptr, item};
+    // Either form of the write, whatever the share.
+    if (screened) return {nullptr, nullptr, item, selected_ % 2 == 1};
     return take_write_room(workspace, tiles_, call_->from->numel(), selected_, item, call_->change);
   }
 
