@@ -13,7 +13,8 @@ from cxx import toolchain
 HERE = Path(__file__).resolve().parent / "simt"
 CUDA = toolchain.CSRC / "cuda"
 # Sanitized kernels without any optimisation would run for too long: the last level counts.
-FLAGS = ["-DFASTUNLEARN_SIMT", f"-I{HERE}", "-fno-strict-aliasing", "-O1", "-x", "c++", "-c"]
+FLAGS = ["-DFASTUNLEARN_SIMT", f"-I{HERE}", "-fno-strict-aliasing", "-O1"]
+FLAGS += ["-Wno-unknown-pragmas", "-x", "c++", "-c"]
 WRITING = [CUDA / f"{name}.cu" for name in ("table", "screen", "write", "randomk", "noise", "rms")]
 BESIDE = [HERE / "write_test.cpp", HERE / "simt.cpp", toolchain.CSRC / "cpu" / "tensor_view.cpp"]
 
