@@ -9,6 +9,16 @@
 # Exit status: 0 all passed, 1 some stage did not, 2 nothing was run.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
+# torch takes the folder above that of nvcc, which may be a link or a script outside of the toolkit.
+if [ -z "${CUDA_HOME:-}" ]; then
+  nvcc=$(readlink -f "$(command -v nvcc)" || true)
+  for home in "${nvcc%/bin/*}" /usr/local/cuda /usr/local/cuda-*; do
+    if [ -e "$home/include/cuda_runtime.h" ]; then
+      export CUDA_HOME="$home"
+      break
+    fi
+  done
+fi
 # Where compute-sanitizer lies when only the toolkit's folder is known.
 export PATH="$PATH:${CUDA_HOME:-/usr/local/cuda}/bin"
 exec "${PYTHON:-python3}" scripts/gpu.py --out "${OUT:-runs/gpu}" "$@"
