@@ -39,7 +39,7 @@ NAME = "fastunlearn._C"
 NOTE = "_C_missing.txt"  # fastunlearn/_extension.py reads it
 BUILD_COMMAND = "pip install --no-build-isolation -e ."
 CXX_FLAGS = ["-O3", "-std=c++17", "-ffp-contract=off", "-fvisibility=hidden", "-Wall", "-Wextra"]
-NVCC_FLAGS = ["-O3", "-std=c++17", "-fmad=false"]
+NVCC_FLAGS = ["-O3", "-std=c++17", "-fmad=false", "-Xcompiler=-ffp-contract=off"]
 CUDA_HEADER = "include/cuda_runtime.h"
 DEVICE_SOURCES = ["csrc/binding/device_ops.cpp", "csrc/binding/devices.cpp"]  # need CUDA's headers
 CUDA_ARCHS = ["7.5", "8.0", "8.6", "8.9", "9.0", "10.0", "12.0"]
