@@ -4,7 +4,7 @@
 #   scripts/gpu.sh                all stages in order, within 9 minutes
 #   scripts/gpu.sh build tests    these stages (see scripts/gpu.py)
 #
-# Wants nvcc and a python3 that has torch for CUDA, pybind11, setuptools and pytest; PYTHON names
+# Wants nvcc and a python3 that has torch for CUDA and the TOOLS of scripts/gpu.py; PYTHON names
 # another interpreter. Writes gpu.json and gpu.log to the folder OUT (runs/gpu).
 # Exit status: 0 all passed, 1 some stage did not, 2 nothing was run.
 set -euo pipefail
