@@ -359,10 +359,10 @@ def test_cases_are_profiled_after_all_is_timed(tmp_path, monkeypatch):
 
     monkeypatch.setattr(bench.Bench, "_kernels", kernels)
     made = bench.run(tmp_path, 300.0, "x", CPU, 10**7, quiet())
-    assert profiled == [len(made.rows)] * len(plan.bar_cases())
+    cases = plan.bar_cases(10**7)  # the sizes being one, some are planned twice
+    assert len(cases) >= 6 and profiled == [len(made.rows)] * len(cases)
     body = json.loads(next(tmp_path.glob("gpu-*.json")).read_text())
-    assert [row["launches"] for row in body["rows"] if row["kernels"]] == [2] * len(profiled)
-    assert body["rows"][0]["kernels"]
+    assert [row["launches"] for row in body["rows"] if row["kernels"]] == [2] * len(set(cases))
 
 
 def test_plan_begins_with_what_the_bars_need():
