@@ -7,8 +7,9 @@ Environment:
     FASTUNLEARN_BUILD_EXT=0: install without trying to build.
     FASTUNLEARN_REQUIRE_EXT=1: fail, instead of installing without the extension.
     FASTUNLEARN_WERROR=1: treat compiler warnings in our own sources as errors.
-    CXX, MAX_JOBS, TORCH_CUDA_ARCH_LIST: as PyTorch's extension builder reads them. Without the last
-        one, CUDA code is compiled for the GPUs that are visible, or for all that it knows.
+    CXX, MAX_JOBS, CUDA_HOME, TORCH_CUDA_ARCH_LIST: as PyTorch's extension builder reads them.
+        Without the last one, CUDA code is compiled for the GPUs that are visible, or for all that
+        it knows.
 """
 
 from __future__ import annotations
@@ -38,7 +39,8 @@ NAME = "fastunlearn._C"
 NOTE = "_C_missing.txt"  # fastunlearn/_extension.py reads it
 BUILD_COMMAND = "pip install --no-build-isolation -e ."
 CXX_FLAGS = ["-O3", "-std=c++17", "-ffp-contract=off", "-fvisibility=hidden", "-Wall", "-Wextra"]
-NVCC_FLAGS = ["-O3", "-std=c++17", "-fmad=false"]
+NVCC_FLAGS = ["-O3", "-std=c++17", "-fmad=false", "-Xcompiler=-ffp-contract=off"]
+CUDA_HEADER = "include/cuda_runtime.h"
 DEVICE_SOURCES = ["csrc/binding/device_ops.cpp", "csrc/binding/devices.cpp"]  # need CUDA's headers
 CUDA_ARCHS = ["7.5", "8.0", "8.6", "8.9", "9.0", "10.0", "12.0"]
 BUILD_FAILURES = (
@@ -57,6 +59,23 @@ def flag(name: str, default: str = "0") -> bool:
 def find(*patterns: str) -> list[str]:
     """Return the files that match, relative to the root as setuptools wants them."""
     return sorted(str(p.relative_to(ROOT)) for pattern in patterns for p in ROOT.glob(pattern))
+
+
+def name_cuda_home() -> None:
+    """Tell torch where the CUDA toolkit is, before it looks for itself.
+
+    It would take the folder above that of `nvcc`, which may be a link or a script far from the
+    toolkit's headers and libraries.
+    """
+    if os.environ.get("CUDA_HOME"):
+        return
+    nvcc = shutil.which("nvcc")
+    local = Path("/usr/local")
+    folders = [Path(nvcc).resolve().parent.parent] if nvcc else []
+    for folder in [*folders, local / "cuda", *sorted(local.glob("cuda-*"))]:
+        if (folder / CUDA_HEADER).exists():
+            os.environ["CUDA_HOME"] = str(folder)
+            return
 
 
 def what_is_missing() -> str | None:
@@ -93,7 +112,8 @@ def has_cuda(cuda_sources: list[str]) -> bool:
     from torch.utils.cpp_extension import CUDA_HOME
 
     nvcc = CUDA_HOME and shutil.which("nvcc", path=os.path.join(CUDA_HOME, "bin"))
-    return bool(cuda_sources and torch.version.cuda and nvcc)
+    headers = CUDA_HOME and os.path.exists(os.path.join(CUDA_HOME, CUDA_HEADER))
+    return bool(cuda_sources and torch.version.cuda and nvcc and headers)
 
 
 def cuda_archs() -> str:
@@ -180,6 +200,7 @@ def optional(base: type[build_ext], missing: str | None) -> type[build_ext]:
 def main() -> None:
     sources = find("csrc/binding/*.cpp", "csrc/cpu/*.cpp")
     headers = find("csrc/**/*.h", "csrc/**/*.cuh")
+    name_cuda_home()
     missing = what_is_missing()
     if missing is None:
         from torch.utils.cpp_extension import BuildExtension

@@ -361,11 +361,15 @@ DEVICE_CODE = {"csrc/binding/device_ops.cpp", "csrc/binding/devices.cpp", "csrc/
 @pytest.fixture
 def toolkit(tmp_path: Path) -> Path:
     """Return a CUDA toolkit whose compiler does nothing but name two architectures."""
-    nvcc = tmp_path / "bin" / "nvcc"
+    home = tmp_path / "toolkit"
+    header = home / "include" / "cuda_runtime.h"
+    header.parent.mkdir(parents=True)
+    header.touch()
+    nvcc = home / "bin" / "nvcc"
     nvcc.parent.mkdir()
     nvcc.write_text("#!/bin/sh\necho compute_75\necho compute_90\n")
     nvcc.chmod(0o755)
-    return tmp_path
+    return home
 
 
 @pytest.mark.parametrize(("wanted", "archs"), [("8.6;9.0+PTX", "8.6;9.0+PTX"), ("", "7.5;9.0+PTX")])
@@ -377,6 +381,30 @@ def test_cuda_code_is_built_where_there_is_cuda(toolkit: Path, wanted: str, arch
     assert found["macros"]["FASTUNLEARN_CUDA_ARCHS"] == f'"{archs}"'
     assert found["macros"]["FASTUNLEARN_CUDA_VERSION"] == '"13.0"'
     assert "c10_cuda" in found["libraries"]
+
+
+def test_toolkit_is_found_behind_a_link(toolkit: Path, tmp_path: Path) -> None:
+    """As where /usr/local/bin/nvcc is a link: no header is beside it."""
+    folder = tmp_path / "elsewhere" / "bin"
+    folder.mkdir(parents=True)
+    (folder / "nvcc").symlink_to(toolkit / "bin" / "nvcc")
+    code = """
+        import runpy, setuptools, torch
+        torch.version.cuda, torch.cuda._is_compiled = "13.0", lambda: True
+        torch.cuda.is_available, torch.cuda.device_count = lambda: False, lambda: 0
+        setuptools.setup = lambda **arguments: None
+        runpy.run_path("setup.py")
+        from torch.utils.cpp_extension import CUDA_HOME
+        print([CUDA_HOME])
+    """
+    path = f"{folder}:{os.environ['PATH']}"
+    text = run_python(textwrap.dedent(code), PATH=path, CUDA_HOME="", TORCH_CUDA_ARCH_LIST="9.0")
+    assert str([str(toolkit.resolve())]) in text
+
+
+def test_a_compiler_without_headers_is_no_cuda(toolkit: Path) -> None:
+    (toolkit / "include" / "cuda_runtime.h").unlink()
+    assert not set(setup_with_cuda(toolkit)["sources"]) & DEVICE_CODE
 
 
 def test_cuda_code_is_left_out_where_there_is_no_cuda(tmp_path: Path) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -18,9 +20,8 @@ from core.worlds import build, run
 from gpu.device import calls, check, compared, run_there
 from rich.console import Console
 
-from benchmarks.bars import memory_probes, timed_probes
 from benchmarks.gpu import __main__ as command_line
-from benchmarks.gpu import peers, plan
+from benchmarks.gpu import measure, peers, plan
 from benchmarks.gpu import run as bench
 from benchmarks.gpu.measure import timed
 from fastunlearn.bench.cases import OURS, Case
@@ -144,6 +145,34 @@ def test_a_sanitizer_must_have_counted_and_found_nothing(tmp_path, line, status)
     assert body["stages"]["tool"]["status"] == status
 
 
+def test_a_sanitizer_counts_every_process(tmp_path):
+    found, clean = (f"print('========= ERROR SUMMARY: {n} errors')" for n in (2, 0))
+    _, body = results(tmp_path, tool=stage(f"{found}\n{clean}", wants=script.ERRORS))
+    assert body["stages"]["tool"]["status"] == "failed"
+    assert body["stages"]["tool"]["figures"] == {script.ERRORS: 2}
+
+
+def test_time_is_kept_for_a_later_stage(tmp_path):
+    later = dataclasses.replace(stage("pass"), kept=30.0)
+    stages = {"first": stage("pass"), "later": later, "last": stage("pass")}
+    assert script.run_stages(stages, tmp_path, {}, total=70.0)
+    limits = [
+        one["limit"] for one in json.loads((tmp_path / "gpu.json").read_text())["stages"].values()
+    ]
+    assert limits[0] == pytest.approx(40, abs=1)
+    assert limits[1:] == [60, 60]
+
+
+@pytest.mark.parametrize("version", [None, "76.1"])
+def test_a_tool_that_is_missing_or_old_is_named(monkeypatch, version):
+    real = script.installed
+    monkeypatch.setattr(
+        script, "installed", lambda name: version if name == "setuptools" else real(name)
+    )
+    with pytest.raises(LookupError, match=f"setuptools >= 77 is needed, got {version}"):
+        script.tools()
+
+
 def test_stages_name_every_test_of_the_gpu():
     words = {word for one in script.STAGES.values() for word in one.command}
     tests = {str(p.relative_to(ROOT)) for p in (ROOT / "tests/gpu").glob("test_*.py")}
@@ -157,6 +186,33 @@ def test_stages_are_chosen_by_name():
     assert list(script.chosen(["sanitizer"])) == list(script.GROUPS["sanitizer"])
     with pytest.raises(KeyError, match="nonsense"):
         script.chosen(["build", "nonsense"])
+
+
+def environment_of_the_script(tmp_path, *command):
+    """What python gets from the script, where nvcc is a link to that of another folder."""
+    home, links = tmp_path / "toolkit", tmp_path / "links"
+    for path in (home / "bin/nvcc", home / "include/cuda_runtime.h", tmp_path / "python"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("#!/bin/sh\nenv\n")
+        path.chmod(0o755)
+    links.mkdir()
+    (links / "nvcc").symlink_to(home / "bin/nvcc")
+    given = {**os.environ, "PATH": f"{links}:{os.environ['PATH']}", "CUDA_HOME": ""}
+    given |= {"PYTHON": str(tmp_path / "python"), "MAKEFLAGS": ""}
+    text = subprocess.run(command, env=given, cwd=ROOT, capture_output=True, text=True).stdout
+    return home, dict(line.split("=", 1) for line in text.splitlines() if "=" in line)
+
+
+def test_the_toolkit_is_found_behind_a_link(tmp_path):
+    home, found = environment_of_the_script(tmp_path, "scripts/gpu.sh")
+    assert found["CUDA_HOME"] == str(home.resolve())
+    assert found["PATH"].endswith(f":{home.resolve()}/bin")
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
+def test_make_gpu_goes_on_after_a_warning(tmp_path):
+    _, found = environment_of_the_script(tmp_path, "make", "gpu")
+    assert found["FASTUNLEARN_WERROR"] == "0" and found["FASTUNLEARN_REQUIRE_EXT"] == "1"
 
 
 @pytest.mark.skipif(not NO_GPU, reason="there is a GPU")
@@ -211,6 +267,7 @@ def quiet():
 
 def test_benchmark_runs_the_whole_plan(tmp_path, monkeypatch):
     monkeypatch.setattr(bench, "RUN_SECONDS", 0.0)
+    monkeypatch.setattr(measure, "WARM_UP_SECONDS", 0.0)
     console = quiet()
     made = bench.run(tmp_path, 300.0, "x", CPU, 10**7, console)
     planned = list(plan.steps(10**7))
@@ -278,17 +335,39 @@ def test_foreach_peer_changes_about_as_many():
     assert int((before != after).sum()) == pytest.approx(2000, rel=0.2)
 
 
-def test_calls_take_turns():
+def test_calls_take_turns(monkeypatch):
+    monkeypatch.setattr(measure, "WARM_UP_SECONDS", 0.0)
     seen = []
     timing = timed([lambda i=i: seen.append(i) for i in range(3)], CPU, 0.0)
     assert seen == [0, 0, 1, 2] and timing.runs == 3  # the first tells how long it takes
 
 
+def test_a_device_is_warmed_up_by_time():
+    times = []
+    timed([lambda: times.append(time.perf_counter())], CPU, 0.0)
+    assert times[-3] - times[0] >= 0.9 * measure.WARM_UP_SECONDS  # the last three are the measured
+
+
+def test_cases_are_profiled_after_all_is_timed(tmp_path, monkeypatch):
+    monkeypatch.setattr(bench, "RUN_SECONDS", 0.0)
+    monkeypatch.setattr(measure, "WARM_UP_SECONDS", 0.0)
+    profiled = []
+
+    def kernels(self, call):
+        profiled.append(len(self.rows))
+        return [{"name": "stream", "launches": 2, "us": 1.0}]
+
+    monkeypatch.setattr(bench.Bench, "_kernels", kernels)
+    made = bench.run(tmp_path, 300.0, "x", CPU, 10**7, quiet())
+    cases = plan.bar_cases(10**7)  # the sizes being one, some are planned twice
+    assert len(cases) >= 6 and profiled == [len(made.rows)] * len(cases)
+    body = json.loads(next(tmp_path.glob("gpu-*.json")).read_text())
+    assert [row["launches"] for row in body["rows"] if row["kernels"]] == [2] * len(set(cases))
+
+
 def test_plan_begins_with_what_the_bars_need():
-    quantities = [bar.quantity for bar in plan.bars()]
-    probes = [p for q in quantities for p in (*timed_probes(q), *memory_probes(q))]
     planned = [step.case for step in plan.steps()]
-    assert {probe.case for probe in probes} <= set(planned[:9])
+    assert len(plan.bar_cases()) >= 6 and set(plan.bar_cases()) <= set(planned[:9])
     assert len(set(planned)) == len(planned)
 
 

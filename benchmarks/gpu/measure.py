@@ -19,6 +19,7 @@ from fastunlearn.bench.measure import Timing
 Run = Callable[[], object]
 
 LEAST_RUNS, MOST_RUNS = 3, 100
+WARM_UP_SECONDS = 0.05  # a device that was idle takes this long to raise its clocks
 
 
 def elapsed_ms(call: Run, device: torch.device) -> float:
@@ -37,12 +38,20 @@ def elapsed_ms(call: Run, device: torch.device) -> float:
 
 def timed(calls: Sequence[Run], device: torch.device, seconds: float) -> Timing:
     """Median of repeated calls, which take turns so that none finds its data in a cache."""
-    first = elapsed_ms(calls[0], device)
-    wanted = int(seconds * 1e3 / max(first, 1e-3))
+    wanted = int(seconds * 1e3 / max(_warm_up(calls[0], device), 1e-3))
     runs = min(max(wanted, LEAST_RUNS), MOST_RUNS)
     spent = sorted(elapsed_ms(call, device) for call in islice(cycle(calls), runs))
     quarter = runs // 4
     return Timing(statistics.median(spent), spent[quarter], spent[-1 - quarter], runs)
+
+
+def _warm_up(call: Run, device: torch.device) -> float:
+    """Repeat a call, at least once; returns how many ms the last one took."""
+    end = time.perf_counter() + WARM_UP_SECONDS
+    while True:
+        spent = elapsed_ms(call, device)
+        if time.perf_counter() >= end:
+            return spent
 
 
 def peak_extra_mib(call: Run, device: torch.device) -> tuple[object, float | None]:

@@ -5,7 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from benchmarks.bars import Bar, Mebibytes, Microseconds, Quantity, Ratio
+from benchmarks.bars import (
+    Bar,
+    Mebibytes,
+    Microseconds,
+    Quantity,
+    Ratio,
+    memory_probes,
+    timed_probes,
+)
 from benchmarks.gpu.peers import RANDOM_K, TOP_K
 from fastunlearn.bench.cases import Case, Probe
 from fastunlearn.bench.patterns import Data
@@ -85,3 +93,10 @@ def bars(shrink: int = 1) -> list[Bar]:
         row = "extra memory, Top-K, n = 1e9 fp32"
         found.append(Bar(row, what, Mebibytes(Probe(case)), limit, limit / 2))
     return found
+
+
+def bar_cases(shrink: int = 1) -> list[Case]:
+    """The cases that the bars need, in the order of the plan."""
+    quantities = [bar.quantity for bar in bars(shrink)]
+    needed = {p.case for q in quantities for p in (*timed_probes(q), *memory_probes(q))}
+    return [step.case for step in steps(shrink) if step.case in needed]

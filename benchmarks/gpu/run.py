@@ -19,7 +19,7 @@ import fastunlearn as fu
 from benchmarks.check import judge, table
 from benchmarks.gpu import peers
 from benchmarks.gpu.measure import bandwidth, kernels, peak_extra_mib, timed
-from benchmarks.gpu.plan import BANDWIDTH, Step, bars, steps
+from benchmarks.gpu.plan import BANDWIDTH, Step, bar_cases, bars, steps
 from fastunlearn._ops import backend_of
 from fastunlearn.bench.cases import OP, OURS, STD, Case, Probe, prepare
 from fastunlearn.bench.floors import Run
@@ -32,6 +32,7 @@ PEER_SECONDS = 6.0  # a method that would take longer for one call is left out
 CASE_SECONDS = 30.0  # once a case has taken so long, its other methods are left out
 PACE_SIZE = 10**7  # from here on the time of a call grows with the size
 RUN_SECONDS = 0.25  # of repeated calls of one method
+TIMED_SHARE = 0.9  # of the time; the rest is for the profiler, which slows what comes after it
 SPARE = 1.1  # times the buffers: what a case needs in any case
 
 
@@ -55,6 +56,7 @@ class Bench:
         self.broken: list[str] = []
         self.ms: dict[Probe, float] = {}
         self.mib: dict[Probe, float | None] = {}
+        self._rows: dict[Case, dict[str, Any]] = {}
         self._pace: dict[str, float] = {}  # method: most seconds for one element, once measured
         self._made: tuple[Data | None, list[list[torch.nn.Parameter]]] = (None, [])
 
@@ -150,26 +152,38 @@ class Bench:
         if Probe(case) not in timings:
             self.left_out.append(f"{label(case)}: {reasons.get(OURS, 'not measured')}")
             return
-        made = row(case, timings, memory, left_out=reasons, kernels=self._kernels(case, reasons))
-        made["launches"] = sum(kernel["launches"] for kernel in made["kernels"])
+        made = row(case, timings, memory, left_out=reasons, kernels=[])
         if made["floor_bytes"] is not None:
             made["floor_ways_ms"][BANDWIDTH] = made["floor_bytes"] / self.bytes_per_ms
             made["floor_ms"] = min(made["floor_ways_ms"].values())
             made["floor"] = case.floor
         self.rows.append(made)
+        self._rows[case] = made
         for method, ms in (*made["ms"].items(), *made["floor_ways_ms"].items()):
             self.ms[Probe(case, method)] = ms
         self.mib.update({Probe(case, method): mib for method, mib in memory.items()})
 
-    def _kernels(self, case: Case, reasons: dict[str, str]) -> list[dict[str, Any]]:
-        call = _call(self._sets(case.data)[0], case, OURS)
-        if not self._gpu or call is None:
-            return []
+    def profile(self, case: Case) -> None:
+        """Add the kernels of our call to the row of a case, once all is timed."""
+        made = self._rows.get(case)
+        if made is None:
+            return
+        why = self._why_not(case)
         try:
-            return kernels(call)
+            call = None if why else _call(self._sets(case.data)[0], case, OURS)
+            if call is not None:
+                made["kernels"] = self._kernels(call)
+                made["launches"] = sum(kernel["launches"] for kernel in made["kernels"])
         except RuntimeError as error:
-            reasons["torch.profiler"] = _first_line(error)
+            why = _first_line(error)
+        if why is not None:
+            made["left_out"]["torch.profiler"] = why
+
+    def _kernels(self, call: Run) -> list[dict[str, Any]]:
+        if not self._gpu:
             return []
+        call()  # finds no memory in the allocator's cache
+        return kernels(call)
 
 
 def _call(parameters: Sequence[torch.nn.Parameter], case: Case, method: str) -> Run | None:
@@ -214,16 +228,22 @@ def run(
     out: Path, seconds: float, command: str, device: torch.device, shrink: int, console: Console
 ) -> Bench:
     """Measure what fits the time; print tables, the bars last, and write JSON to the folder."""
-    end = time.monotonic() + seconds
+    begun = time.monotonic()
     facts = facts_of(command, device)
     console.print(f"{facts.get('gpu', facts['cpu'])}, torch {facts['torch']}, {facts['backend']}")
     facts["bandwidth_gb_s"] = bandwidth(device, max((1 << 32) // shrink, 1 << 16))
     console.print(f"GB/s: {facts['bandwidth_gb_s']}")
-    bench = Bench(device, end, max(facts["bandwidth_gb_s"].values()) * 1e6)
+    bench = Bench(
+        device, begun + seconds * TIMED_SHARE, max(facts["bandwidth_gb_s"].values()) * 1e6
+    )
     path = out / f"gpu-{facts['machine']}.json"
     for step in steps(shrink):
         bench.measure(step)
         bench.judged = [judge(bar, bench.ms, bench.mib) for bar in bars(shrink)]
+        write(path, "gpu", facts, bench.rows, bars=bench.judged, left_out=bench.left_out)
+    bench.end = begun + seconds
+    for case in bar_cases(shrink):
+        bench.profile(case)
         write(path, "gpu", facts, bench.rows, bars=bench.judged, left_out=bench.left_out)
     for line in _report(bench):
         console.print(line, highlight=False, soft_wrap=True)

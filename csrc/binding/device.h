@@ -31,6 +31,8 @@ inline void check(cudaError_t error) {
   TORCH_CHECK(error == cudaSuccess, "simt: error ", static_cast<int>(error));
 }
 
+inline void refuse_earlier_error() {}
+
 // Memory of the CPU is the device's; a variable of the environment says how it is to be taken.
 inline bool is_on_device(const at::Tensor&) { return std::getenv("SIMT_POINTERS") != nullptr; }
 
@@ -45,6 +47,7 @@ inline at::Tensor allocate(size_t bytes, at::Device) {
 class Peers {
  public:
   Peers(at::TensorList, at::TensorList, at::Device) {}
+  void finish() {}
 };
 
 #else
@@ -57,6 +60,10 @@ cuda::Device current_device(at::Device device);
 
 inline void check(cudaError_t error) { C10_CUDA_CHECK(error); }
 
+// Throws where an earlier call of this thread has left an error: the launches would take it for
+// theirs, and stop half-way.
+void refuse_earlier_error();
+
 inline bool is_on_device(const at::Tensor& tensor) { return tensor.is_cuda(); }
 
 // One byte more than is asked for, so that the pointer is never null.
@@ -64,13 +71,17 @@ inline at::Tensor allocate(size_t bytes, at::Device device) {
   return at::empty({static_cast<int64_t>(bytes) + 1}, at::TensorOptions(device).dtype(at::kByte));
 }
 
-// While it lives, kernels on `home` may work on tensors of other devices: they run after what was
-// started there, and what is started there later waits for them. Streams wait, the host does not.
+// Until it is finished, kernels on `home` may work on tensors of other devices: they run after what
+// was started there, and what is started there later waits for them. Streams wait, the host does
+// not.
 class Peers {
  public:
   // Throws where the memory of a device cannot be reached from `home`.
   Peers(at::TensorList weights, at::TensorList scores, at::Device home);
+  // For calls that an exception ends: warns where `finish` throws.
   ~Peers();
+  // Throws the errors that the devices have met.
+  void finish();
   Peers(const Peers&) = delete;
   Peers& operator=(const Peers&) = delete;
 

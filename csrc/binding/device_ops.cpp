@@ -91,10 +91,8 @@ bool is_on_device_type(const Tensor& tensor) { return tensor.device().type() == 
 // Whether the kernels serve a call. The reference serves the rest with the same bits, slower:
 // - tensors elsewhere, in a call that came here because `rng` or `scale` is on a GPU;
 // - memory of many dimensions that do not merge, or with gaps and 2^32 elements or more: an entry
-// of
-//   the table has a fixed size, and 64-bit divisions would slow all others down;
-// - tensors that do not ascend in the flat index space: the kernels find the elements of a tie by
-//   walking the list, and the tensor of an index by halving it;
+//   of the table has a fixed size, and 64-bit divisions would slow all others down;
+// - tensors that do not ascend in the flat index space, by which the kernels search the list;
 // - Random-k in each tensor where that is a shard of several rows, hence no range of indices.
 bool served(TensorList weights, TensorList scores, const std::vector<cuda::Tensor>& tensors,
             bool each_a_range) {
@@ -137,6 +135,7 @@ struct Run {
   // Calls entry(workspace, &bytes) twice: to hear how much it needs, and to start it.
   template <class Entry>
   void operator()(const Entry& entry) const {
+    refuse_earlier_error();
     size_t bytes = 0;
     check(entry(nullptr, &bytes));
     const Tensor room = allocate(bytes, place);
@@ -252,7 +251,7 @@ Tensor run_topk_perturb_(TensorList weights, TensorList scores, const Tensor& sc
     return bring_home(stats, weights);
   }
   const Run run(weights[0].device());
-  const Peers peers(weights, read, run.place);
+  Peers peers(weights, read, run.place);
   const Scale scales(scale, run, &tensors);
   const RandomState state(rng, run);
   const cuda::TopK topk = topk_of(&tensors, k, per_tensor, ranking.kind, nan);
@@ -263,6 +262,7 @@ Tensor run_topk_perturb_(TensorList weights, TensorList scores, const Tensor& sc
     return cuda::topk_perturb(topk, change, scales.device, state.source, workspace, bytes,
                               stats.mutable_data_ptr<int64_t>(), run.device);
   });
+  peers.finish();
   return stats;
 }
 
@@ -280,7 +280,7 @@ std::tuple<std::vector<Tensor>, Tensor> run_topk_select(TensorList weights, Tens
     return {std::move(packed), bring_home(counts, weights)};
   }
   const Run run(weights[0].device());
-  const Peers peers(weights, read, run.place);
+  Peers peers(weights, read, run.place);
   const cuda::TopK topk = topk_of(&tensors, k, per_tensor, ranking.kind, nan);
   const Tensor bits = empty_bits(&tensors, run);
   const Tensor stats = empty_stats(weights, run.place);
@@ -289,6 +289,7 @@ std::tuple<std::vector<Tensor>, Tensor> run_topk_select(TensorList weights, Tens
                              static_cast<uint32_t*>(bits.mutable_data_ptr()),
                              stats.mutable_data_ptr<int64_t>(), run.device);
   });
+  peers.finish();
   return {unpack(bits, tensors, weights), stats};
 }
 
@@ -306,7 +307,7 @@ Tensor run_randomk_perturb_(TensorList weights, const Tensor& scale, const Tenso
     return bring_home(stats, weights);
   }
   const Run run(weights[0].device());
-  const Peers peers(weights, {}, run.place);
+  Peers peers(weights, {}, run.place);
   const Scale scales(scale, run, &tensors);
   const RandomState state(rng, run);
   const cuda::RandomK randomk = randomk_of(&tensors, k, per_tensor, total);
@@ -317,6 +318,7 @@ Tensor run_randomk_perturb_(TensorList weights, const Tensor& scale, const Tenso
     return cuda::randomk_perturb(randomk, change, scales.device, state.source, workspace, bytes,
                                  stats.mutable_data_ptr<int64_t>(), run.device);
   });
+  peers.finish();
   return stats;
 }
 
@@ -351,6 +353,7 @@ Tensor run_noise(const Tensor& index, const Tensor& rng, Name kind) {
   const RandomState state(rng, run);
   const Tensor flat = index.contiguous();
   const Tensor out = at::empty(index.sizes(), at::TensorOptions(run.place).dtype(at::kFloat));
+  refuse_earlier_error();
   check(cuda::noise_at(flat.const_data_ptr<int64_t>(), flat.numel(), lookup("noise", kind, kNoises),
                        state.source, out.mutable_data_ptr<float>(), run.device));
   return out;
@@ -368,13 +371,14 @@ Tensor run_rms(TensorList tensors) {
     return bring_home(call_reference("fastunlearn::rms", &run_rms, tensors, tensors), tensors);
   }
   const Run run(tensors[0].device());
-  const Peers peers(tensors, {}, run.place);
+  Peers peers(tensors, {}, run.place);
   const Tensor out = at::empty({static_cast<int64_t>(tensors.size())},
                                at::TensorOptions(run.place).dtype(at::kDouble));
   run([&](void* workspace, size_t* bytes) {
     return cuda::rms(described.data(), static_cast<int>(described.size()), workspace, bytes,
                      out.mutable_data_ptr<double>(), run.device);
   });
+  peers.finish();
   return out;
 }
 

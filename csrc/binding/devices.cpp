@@ -7,6 +7,8 @@
 #include <algorithm>
 #include <array>
 #include <atomic>
+#include <exception>
+#include <utility>
 
 #include "binding/device.h"
 
@@ -47,6 +49,12 @@ cuda::Device current_device(at::Device device) {
   return {multiprocessors(device.index()), c10::cuda::getCurrentCUDAStream(device.index())};
 }
 
+void refuse_earlier_error() {
+  const cudaError_t error = cudaPeekAtLastError();
+  TORCH_CHECK(error == cudaSuccess, "fastunlearn: nothing was started, since an earlier CUDA call",
+              " of this thread has failed: ", cudaGetErrorString(error));
+}
+
 Peers::Peers(at::TensorList weights, at::TensorList scores, at::Device home) : home_(home) {
   for (const at::TensorList list : {weights, scores}) {
     for (const at::Tensor& tensor : list) {
@@ -61,7 +69,15 @@ Peers::Peers(at::TensorList weights, at::TensorList scores, at::Device home) : h
 }
 
 Peers::~Peers() {
-  for (const at::Device other : others_) wait(other, home_);
+  try {
+    finish();
+  } catch (const std::exception& error) {
+    TORCH_WARN("fastunlearn: other devices do not wait for ", home_, ": ", error.what());
+  }
+}
+
+void Peers::finish() {
+  for (const at::Device other : std::exchange(others_, {})) wait(other, home_);
 }
 
 }  // namespace fastunlearn
