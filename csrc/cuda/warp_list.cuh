@@ -48,7 +48,7 @@ struct WarpList {
 
   // All of a tile, in which at most kGroup elements are selected.
   __device__ void list_tile(const TileBits& tile) {
-    __syncwarp();  // the list before has been read
+    __syncwarp();  // orders memory alone: the list before has been read
     const uint32_t own[4] = {tile.own.x, tile.own.y, tile.own.z, tile.own.w};
     int rank = tile.before;
 #pragma unroll
@@ -96,7 +96,7 @@ struct WarpList {
   // The bitmap of a group, from the lanes that have it.
   __device__ void take_group(const TileBits& tile, int group) {
     constexpr int kLanes = kGroupWords / 4;
-    __syncwarp();  // the list before has been read
+    __syncwarp();  // orders memory alone: the list before has been read
     const int start = tile.before_group(group);
     const int own = lane_id() - group * kLanes;
     if (own >= 0 && own < kLanes) {
