@@ -35,8 +35,8 @@ NEEDS = {
 }
 SEEDS = 12
 # A barrier that also votes becomes the thread's own vote.
-# Said of a barrier behind other operations of the warp, on which the harness lets the lanes meet too:
-# a device promises no order of memory there, and no run on the harness can miss the barrier.
+# Said of a barrier behind other operations of the warp, at which the lanes meet too: a device
+# promises no order of memory there, and no run on the harness can miss the barrier.
 MEMORY_ALONE = "// orders memory alone"
 BARRIER = re.compile(r"__syncthreads\(\)|__syncwarp\(\w*\)|__syncthreads_(or|and|count)(?=\()")
 
