@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 import fastunlearn as fu
-from fastunlearn import perturb, selection
+from fastunlearn import perturb, selection, targets
 from fastunlearn.targets import work_together
 
 
@@ -55,6 +55,45 @@ def test_late_receipt_equals_one_that_was_read_at_once(monkeypatch: pytest.Monke
         weights = [parameter([1.0, 2.0], [3.0, 3.0]), parameter([1.0], [2.0])]
         receipts.append(fu.perturb_(weights, fu.TopK(2, rel_std=0.5), seed=3, keep_seed=True))
     assert receipts[0] == receipts[1]
+
+
+# What waits for the device when the tensor lies there.
+WAITING = ["item", "tolist", "cpu", "numpy", "__bool__", "__int__", "__float__", "__index__"]
+
+
+@pytest.mark.parametrize("long_way", [False, True])
+@pytest.mark.parametrize(
+    "strategy",
+    [
+        fu.TopK(2, std=0.1),
+        fu.TopK(0.5, rel_std=0.1, scope="tensor"),
+        fu.TopK(1, std=0.1, score="taylor", nan="largest"),
+        fu.RandomK(2, std=0.1),
+        fu.RandomK(2, rel_std=0.1),
+    ],
+)
+def test_no_tensor_is_read_before_the_receipt(
+    reads: list[Tensor], monkeypatch: pytest.MonkeyPatch, strategy: Any, long_way: bool
+) -> None:
+    weights = [parameter([1.0, 2.0, 3.0], [3.0, 1.0, 2.0]), parameter([4.0, 5.0], [0.5, 6.0])]
+    met: list[str] = []
+    if long_way:  # without the compiled border, as for what it does not vouch for
+        for module in (perturb, selection, targets):
+            monkeypatch.setattr(module, "shortcut", lambda name: lambda *_: None)
+    with monkeypatch.context() as patch:
+        for name in WAITING:
+            true = getattr(Tensor, name)
+
+            def noted(self: Tensor, *args: Any, name: str = name, true: Any = true) -> Any:
+                met.append(name)
+                return true(self, *args)
+
+            patch.setattr(Tensor, name, noted)
+        assert bool(torch.ones(())) and met == ["__bool__"]  # the trap works
+        met.clear()
+        receipt = fu.perturb_(weights, strategy, seed=0)
+        assert not met and not reads
+    assert receipt.check().count > 0 and len(reads) == 1
 
 
 READINGS: dict[str, Callable[[fu.Receipt], Any]] = {
