@@ -37,22 +37,13 @@ __global__ void describe_problems(Selection selection) {
 
 // The tensor that holds element `place` of all elements in a row.
 __device__ int tensor_with(const Table& table, int64_t place) {
-  int low = 0, high = table.count;
-  while (high - low > 1) {
-    const int middle = low + (high - low) / 2;
-    (table.tensors[middle].first_element <= place ? low : high) = middle;
-  }
-  return low;
+  return last_begun(table.count, place, [&](int i) { return table.tensors[i].first_element; });
 }
 
 // The problem that sample `i` belongs to.
 __device__ int problem_with(const Selection& selection, int64_t i) {
-  int low = 0, high = selection.num_problems;
-  while (high - low > 1) {
-    const int middle = low + (high - low) / 2;
-    (selection.problems[middle].first_sample <= i ? low : high) = middle;
-  }
-  return low;
+  return last_begun(selection.num_problems, i,
+                    [&](int number) { return selection.problems[number].first_sample; });
 }
 
 // Keys at one position in each of `samples` equal strata; see csrc/cpu/bracket.cpp.

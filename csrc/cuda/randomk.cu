@@ -70,21 +70,6 @@ __global__ void __launch_bounds__(kThreads) begin(Job job, int num_domains, int6
   if (i < num_domains) make_domain(job, i);
 }
 
-// The last of `count` items that begins at `at` or before, or -1.
-template <class Begin>
-__device__ int last_begun(int count, int64_t at, const Begin& begin) {
-  int low = -1, high = count;
-  while (high - low > 1) {
-    const int middle = low + (high - low) / 2;
-    if (begin(middle) <= at) {
-      low = middle;
-    } else {
-      high = middle;
-    }
-  }
-  return low;
-}
-
 // Calls body(number, tensor, local) for a thread's share of the images that are elements of the
 // call's tensors.
 template <class Body>

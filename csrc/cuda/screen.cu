@@ -39,17 +39,17 @@ __device__ int32_t greatest_key(const Memory& memory, const Tile& tile, const ui
 __global__ void __launch_bounds__(kThreads, 4) screen_tiles(Table table, const uint32_t* bits) {
   if (table.header->refused != 0) return;
   bool suspicious = false;
-  const int64_t warp = (int64_t{blockIdx.x} * kThreads + threadIdx.x) / kWarp;
-  for_each_tile(table, warp, int64_t{gridDim.x} * kWarps, [&](int64_t number, const Tile& tile) {
-    const Tensor& tensor = table.tensors[tile.tensor];
-    const auto* const words = reinterpret_cast<const uint4*>(bits + number * kTileWords);
-    const uint4 own = words[lane_id()];
-    const int32_t greatest = dispatch(tensor.weight.dtype, [&](auto* type) {
-      using T = std::remove_pointer_t<decltype(type)>;
-      return greatest_key<T>(tensor.weight, tile, own);
-    });
-    suspicious = suspicious || greatest >= static_cast<int32_t>(limit_of(tensor));
-  });
+  for_each_tile(
+      table, warp_of_grid(), int64_t{gridDim.x} * kWarps, [&](int64_t number, const Tile& tile) {
+        const Tensor& tensor = table.tensors[tile.tensor];
+        const auto* const words = reinterpret_cast<const uint4*>(bits + number * kTileWords);
+        const uint4 own = words[lane_id()];
+        const int32_t greatest = dispatch(tensor.weight.dtype, [&](auto* type) {
+          using T = std::remove_pointer_t<decltype(type)>;
+          return greatest_key<T>(tensor.weight, tile, own);
+        });
+        suspicious = suspicious || greatest >= static_cast<int32_t>(limit_of(tensor));
+      });
   if (suspicious) atomicOr(&table.header->suspicious, 1u);
 }
 

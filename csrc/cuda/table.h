@@ -55,6 +55,11 @@ struct Tensor {
   int64_t first_sample;   // under the scope "tensor": keys sampled, or images drawn, before it
 };
 
+inline int64_t item_bytes(DType dtype) {
+  if (dtype == DType::kFloat64) return 8;
+  return dtype == DType::kFloat32 ? 4 : 2;
+}
+
 inline int64_t tiles_of(int64_t numel) { return (numel + kTile - 1) / kTile; }
 
 // Numbers the tiles and elements of all tensors and returns how many tiles there are.
@@ -114,18 +119,24 @@ struct Tile {
   int count;      // at most kTile
 };
 
-// The tensor that a tile belongs to: the last that begins at it or before.
-__device__ inline int tensor_of(const Table& table, int64_t tile) {
-  int low = 0, high = table.count;  // first_tile of low <= tile < first_tile of high
+// The last of `count` items that begins at `at` or before, or -1; begin(i) ascends.
+template <class Begin>
+__device__ int last_begun(int count, int64_t at, const Begin& begin) {
+  int low = -1, high = count;
   while (high - low > 1) {
     const int middle = low + (high - low) / 2;
-    if (table.tensors[middle].first_tile <= tile) {
+    if (begin(middle) <= at) {
       low = middle;
     } else {
       high = middle;
     }
   }
   return low;
+}
+
+// The tensor that a tile belongs to.
+__device__ inline int tensor_of(const Table& table, int64_t tile) {
+  return last_begun(table.count, tile, [&](int i) { return table.tensors[i].first_tile; });
 }
 
 __device__ inline Tile tile_in(const Table& table, int tensor, int64_t tile) {

@@ -7,14 +7,9 @@
 namespace fastunlearn::cuda {
 namespace {
 
-int64_t item_bytes(DType dtype) {
-  if (dtype == DType::kFloat64) return 8;
-  return dtype == DType::kFloat32 ? 4 : 2;
-}
-
 // What the host knows of a call.
 struct Size {
-  int64_t elements = 0, selected = 0, samples = 0, candidates = 0, item_bytes = 0;
+  int64_t elements = 0, selected = 0, samples = 0, candidates = 0;
 
   void add_problem(int64_t numel, int64_t k, bool coarse) {
     const int64_t drawn = sample_size(numel, k);
@@ -34,8 +29,6 @@ Size size_of(const TopK& topk) {
     if (topk.per_tensor) size.add_problem(tensor->segment.numel, tensor->k, half);
     coarse = coarse || half;
     size.elements += tensor->segment.numel;
-    const int64_t bytes = item_bytes(tensor->weight.dtype);
-    size.item_bytes = bytes > size.item_bytes ? bytes : size.item_bytes;
   }
   if (!topk.per_tensor) size.add_problem(size.elements, topk.k, coarse);
   return size;
@@ -98,12 +91,13 @@ cudaError_t topk_perturb(const TopK& topk, const Change& change, const double* s
                          const RngSource& rng, void* workspace, size_t* workspace_bytes,
                          int64_t* stats, const Device& device) {
   const Size size = size_of(topk);
+  const int64_t item_bytes = most_item_bytes(topk.tensors, topk.count);
   Workspace dealt(workspace);
   Selection selection = plan(topk, size, &dealt);
   const int64_t tiles = selection.table.tiles;
   selection.bits = dealt.take<uint32_t>(tiles * kTileWords);
   const WriteRoom room =
-      take_write_room(&dealt, tiles, size.elements, size.selected, size.item_bytes, change);
+      take_write_room(&dealt, tiles, size.elements, size.selected, item_bytes, change);
   *workspace_bytes = dealt.bytes();
   if (workspace == nullptr) return cudaSuccess;
   selection.stats = stats;

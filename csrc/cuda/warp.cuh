@@ -13,6 +13,8 @@ inline constexpr unsigned kAllLanes = 0xFFFFFFFFu;
 
 __device__ inline int lane_id() { return threadIdx.x % kWarp; }
 __device__ inline int warp_id() { return threadIdx.x / kWarp; }
+// Number of this warp in a grid of blocks of kThreads.
+__device__ inline int64_t warp_of_grid() { return int64_t{blockIdx.x} * kWarps + warp_id(); }
 
 // Sum over the warp, in all lanes.
 template <class T>

@@ -102,9 +102,6 @@ __device__ void for_each_list(const Job& job, const Tile& tile, const TileBits& 
   }
 }
 
-// Number of a thread's warp in the grid.
-__device__ int64_t warp_of_grid() { return (int64_t{blockIdx.x} * kThreads + threadIdx.x) / kWarp; }
-
 // Where few elements are selected, each warp has tiles of its own; where many are, the warps of a
 // block share its tiles, a group of each.
 template <Pass pass, bool kShared>
@@ -172,13 +169,13 @@ __global__ void __launch_bounds__(kThreads)
     count_tiles(Table table, const uint32_t* bits, int64_t* stats) {
   if (table.header->refused != 0) return;
   WarpTally tally(stats, nullptr);
-  const int64_t warp = (int64_t{blockIdx.x} * kThreads + threadIdx.x) / kWarp;
-  for_each_tile(table, warp, int64_t{gridDim.x} * kWarps, [&](int64_t number, const Tile& tile) {
-    tally.move_to(tile.tensor);
-    for (int i = threadIdx.x % kWarp; i < kTileWords; i += kWarp) {
-      tally.selected += __popc(bits[number * kTileWords + i]);
-    }
-  });
+  for_each_tile(table, warp_of_grid(), int64_t{gridDim.x} * kWarps,
+                [&](int64_t number, const Tile& tile) {
+                  tally.move_to(tile.tensor);
+                  for (int i = threadIdx.x % kWarp; i < kTileWords; i += kWarp) {
+                    tally.selected += __popc(bits[number * kTileWords + i]);
+                  }
+                });
   tally.flush();
 }
 

@@ -26,8 +26,7 @@ inline bool may_refuse(const Change& change) {
 inline int64_t most_item_bytes(const Tensor* tensors, int count) {
   int64_t most = 0;
   for (int i = 0; i < count; ++i) {
-    const DType dtype = tensors[i].weight.dtype;
-    const int64_t bytes = dtype == DType::kFloat64 ? 8 : dtype == DType::kFloat32 ? 4 : 2;
+    const int64_t bytes = item_bytes(tensors[i].weight.dtype);
     most = bytes > most ? bytes : most;
   }
   return most;
