@@ -3,6 +3,7 @@
 Perturb the few parameters that carry it (Top-K by gradient, or Random-k), repair, evaluate.
 """
 
+from fastunlearn import recipes
 from fastunlearn._version import __version__
 from fastunlearn.perturb import Perturber, perturb_
 from fastunlearn.receipt import Receipt
@@ -22,6 +23,7 @@ __all__ = [
     "TopK",
     "__version__",
     "perturb_",
+    "recipes",
     "score",
     "select",
     "unlearn",

@@ -29,7 +29,7 @@ from fastunlearn._loop import (
 from fastunlearn.divergence import jeffreys, jensen_shannon
 from fastunlearn.repair import Repair, RepairOutcome
 
-__all__ = ["prepare_repair", "reference_copy"]
+__all__ = ["exchange_weights", "prepare_repair", "reference_copy"]
 
 _DIVERGENCES = {"js": jensen_shannon, "jeffreys": jeffreys}
 
@@ -42,6 +42,19 @@ def reference_copy(model: nn.Module) -> nn.Module:
     """
     shared: dict[int, Any] = {id(p): p for p in model.parameters() if not p.requires_grad}
     return copy.deepcopy(model, shared).eval().requires_grad_(False)
+
+
+@torch.no_grad()
+def exchange_weights(model: nn.Module, reference: nn.Module) -> None:
+    """Exchange the trainable parameters of a model with those of its `reference_copy`, in place.
+
+    Peak memory: a copy of the largest of them.
+    """
+    others = dict(reference.named_parameters())
+    for name, parameter in trainable_parameters(model, "repair").items():
+        before = parameter.clone()
+        parameter.copy_(others[name])
+        others[name].copy_(before)
 
 
 def prepare_repair(
@@ -67,6 +80,8 @@ def prepare_repair(
         retain: Batches of the retain set.
         forget: Batches of the forget set; unused where ``repair.distill`` is 0.
         reference: w0 from `reference_copy`, made before the perturbation; needed for distillation.
+            For a perturbed teacher its weights and the model's are exchanged before the repair is
+            called (`exchange_weights`).
         masks: Name -> bool mask, True where selected, shaped like the parameter; needed for
             ``repair.masked``. Nothing is selected in a parameter without a mask. Outside of the
             masks the model and ``reference`` must agree.
@@ -260,9 +275,9 @@ class _Run:
         return checked_loss(self.loss_fn(*self.forward_fn(self.model, batch)), "repair")
 
     def _divergence(self, reference: nn.Module, batch: Any) -> Tensor:
-        """Return the divergence between the model's outputs and w0's on a forget batch."""
+        """Return the divergence between the model's outputs and the teacher's on a forget batch."""
         with torch.no_grad():
-            original = self.forward_fn(reference, batch)[0]
+            taught = self.forward_fn(reference, batch)[0]
         outputs = self.forward_fn(self.model, batch)[0]
         if not isinstance(outputs, Tensor):
             got = type(outputs).__name__
@@ -272,7 +287,7 @@ class _Run:
                 "repair: outputs must have shape (batch, ..., classes) with at least 2 classes "
                 f"to distil, got {tuple(outputs.shape)}; pass distill=0"
             )
-        return _DIVERGENCES[self.repair.divergence](outputs, original, reduction="mean")
+        return _DIVERGENCES[self.repair.divergence](outputs, taught, reduction="mean")
 
 
 class _Guard:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 __all__ = ["Repair", "RepairOutcome", "default_optimizer"]
 
 _DIVERGENCES = ("js", "jeffreys")
+_TEACHERS = ("original", "perturbed")
 
 
 def default_optimizer(parameters: Iterable[Tensor]) -> torch.optim.Optimizer:
@@ -23,15 +24,19 @@ def default_optimizer(parameters: Iterable[Tensor]) -> torch.optim.Optimizer:
 
 @dataclass(frozen=True)
 class Repair:
-    """How to repair a perturbed model: fine-tune on the retain set, held near the original.
+    """How to repair a perturbed model: fine-tune on the retain set, with a teacher on the forget set.
 
     Each step minimises
 
-        task_loss(retain batch) + distill * divergence(w(x) || w0(x)), x from a forget batch
+        task_loss(retain batch) + distill * divergence(w(x) || teacher(x)), x from a forget batch
 
-    where w0 is the original model, before the perturbation [paper via peer]. ``distill=0`` is plain
-    fine-tuning on the retain set [ours]: no copy of w0 is made and the forget set is not read. An
-    epoch is one pass over the retain loader; the forget loader is started anew whenever it ends.
+    ``teacher="original"``: w begins at the perturbed weights and is held near the original model w0
+    [paper via peer]. ``teacher="perturbed"``: w begins at the original weights and is drawn towards
+    the perturbed model on the forget set, and there alone [ours]; the perturbation says what is to
+    be forgotten, the repair writes it into the model, and what the noise broke elsewhere never
+    reaches it. ``distill=0`` is plain fine-tuning on the retain set [ours]: no teacher is kept and
+    the forget set is not read. An epoch is one pass over the retain loader; the forget loader is
+    started anew whenever it ends.
 
     The task term runs in training mode; the divergence compares both models in evaluation mode, so
     that it is 0 where they agree and forget batches never enter batch-norm statistics.
@@ -44,7 +49,7 @@ class Repair:
     after it. Tensors with nothing selected are not handed to the optimiser at all, and
     normalisation layers use their stored statistics. So the whole change to the model is a sparse
     patch. Cost: one bool per element of the partly selected tensors, and a copy of those tensors
-    where ``distill=0`` (else the copy of w0 serves).
+    where ``distill=0`` (else the teacher serves).
 
     Attributes:
         epochs: Passes over the retain loader, >= 1.
@@ -52,6 +57,7 @@ class Repair:
         divergence: ``"js"``, the true Jensen-Shannon divergence, or ``"jeffreys"``, the symmetric
             KL of the peer's code. In nats, over the last dimension of the outputs, mean over all
             the other dimensions.
+        teacher: ``"original"`` or ``"perturbed"``, see above; the latter needs ``distill > 0``.
         masked: Update the selected parameters alone.
         optimizer: Factory, ``optimizer(parameters)`` -> torch optimiser over these or some of
             them. Called before the perturbation, so an optimiser that copies weights when it is
@@ -76,12 +82,15 @@ class Repair:
         'torch.optim.adamw.AdamW(lr=0.001)'
 
     Source:
-        Zuo et al., IEEE TKDE 37(4), 2025, as re-implemented by TrajMU, KDD 2026.
+        Zuo et al., IEEE TKDE 37(4), 2025, as re-implemented by TrajMU, KDD 2026. A teacher that
+        knows less is the idea of Chundawat et al., "Can Bad Teaching Induce Forgetting?", AAAI
+        2023; theirs is a randomly initialised network.
     """
 
     epochs: int = 1
     distill: float = 0.1
     divergence: str = "js"
+    teacher: str = "original"
     masked: bool = False
     optimizer: Callable[[list[nn.Parameter]], torch.optim.Optimizer] = default_optimizer
     scheduler: Callable[[torch.optim.Optimizer], Any] | None = None
@@ -105,6 +114,12 @@ class Repair:
             raise ValueError(
                 f"Repair: divergence must be 'js' or 'jeffreys', got {self.divergence!r}"
             )
+        if self.teacher not in _TEACHERS:
+            raise ValueError(
+                f"Repair: teacher must be 'original' or 'perturbed', got {self.teacher!r}"
+            )
+        if self.teacher == "perturbed" and self.distill == 0:
+            raise ValueError("Repair: distill must be > 0 with teacher='perturbed', got 0")
         if not isinstance(self.masked, bool):
             raise TypeError(f"Repair: masked must be a bool, got {type(self.masked).__name__}")
         for name in ("optimizer", "scheduler", "stop_when"):

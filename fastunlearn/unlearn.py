@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastunlearn._finetune import prepare_repair, reference_copy
+from fastunlearn._finetune import exchange_weights, prepare_repair, reference_copy
 from fastunlearn._loop import (
     Batches,
     ForwardFn,
@@ -115,7 +115,8 @@ def unlearn(
     Training flags and ``.grad`` are as before afterwards. Buffers stay as they are without repair
     and with a masked one; a plain repair lets batch-norm statistics follow the retain set. Ctrl-C
     leaves a usable model, with flags and ``.grad`` put back: the original one during scoring, the
-    perturbed and partly repaired one later (an interrupted masked repair is still a sparse patch).
+    perturbed and partly repaired one later (an interrupted masked repair is still a sparse patch;
+    with a perturbed teacher it is the original one, partly repaired).
 
     Peak memory on top of the model: one score buffer per parameter while scoring and perturbing;
     a copy of the trainable parameters and the buffers for ``repair.distill > 0``; the optimiser's
@@ -185,31 +186,22 @@ def unlearn(
         masked = repair is not None and repair.masked
         selection = select(target, strategy, **options) if masked else None
         clock.lap("perturb")
-        start = None if repair is None else _prepared(model, repair, selection, data)
+        reference = None if repair is None or repair.distill == 0 else reference_copy(model)
+        start = None
+        if repair is not None:
+            masks = None if selection is None else selection.masks()
+            start = prepare_repair(model, repair, **data, reference=reference, masks=masks)
         clock.lap("repair")
         options |= {"keep_seed": keep_seed, "allow_overflow": allow_overflow}
         receipt = perturb_(target, strategy, **options).check()  # before any repair
         del scores, options  # a model's worth of memory that the repair can use
+        if repair is not None and repair.teacher == "perturbed":
+            assert reference is not None
+            exchange_weights(model, reference)
         clock.lap("perturb")
         outcome = None if start is None else start(hook)
         clock.lap("repair")
     return _result(model, receipt, strategy, repair, selection, outcome, clock.seconds)
-
-
-def _prepared(
-    model: nn.Module,
-    repair: Repair,
-    selection: Selection | None,
-    data: dict[str, Any],
-) -> Callable[[ProgressHook], RepairOutcome]:
-    """Get the repair ready on the original model, which distillation keeps a copy of."""
-    return prepare_repair(
-        model,
-        repair,
-        **data,
-        reference=reference_copy(model) if repair.distill > 0 else None,
-        masks=None if selection is None else selection.masks(),
-    )
 
 
 def _result(

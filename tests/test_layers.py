@@ -33,13 +33,13 @@ PYTHON_LAYERS = [
     {"_version", "_extension"},
     {"_ops", "reference"},
     {"overlap", "targets", "strategies", "selection", "receipt", "perturb", "divergence"},
-    {"_loop", "scores", "repair", "_finetune", "unlearn"},
+    {"_loop", "scores", "repair", "_finetune", "unlearn", "recipes"},
     {"metrics", "evaluation", "bench"},
     {"report", "cli", "__main__"},
 ]
 RANK = {name: rank for rank, names in enumerate(PYTHON_LAYERS) for name in names}
-FACADE = "__init__"  # `import fastunlearn` gives everything up to unlearn
-FACADE_RANK = RANK["unlearn"]
+FACADE = "__init__"  # `import fastunlearn` gives everything up to that row
+FACADE_RANK = RANK["recipes"]
 
 
 def without_comments(text: str) -> str:

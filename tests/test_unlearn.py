@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
+from fastunlearn.divergence import jensen_shannon
 from fastunlearn.perturb import perturb_
 from fastunlearn.repair import Repair
 from fastunlearn.scores import score
@@ -90,6 +91,53 @@ def test_the_reference_is_the_model_before_the_perturbation() -> None:
     assert quiet.history[0]["divergence"] == 0.0
     loud = run(model, TopK(0.1, std=1.0), repair=Repair(optimizer=still))
     assert loud.history[0]["divergence"] > 1e-3
+
+
+def test_a_perturbed_teacher_changes_places_with_the_model() -> None:
+    """Without a step the model keeps its bits, and the divergence is that of the perturbation."""
+    model = network()
+    before = copies(model)
+    model[1].requires_grad_(False)  # statistics stay, so only the noise differs
+    still = functools.partial(torch.optim.SGD, lr=0.0)
+    there, back = (
+        run(network_, TopK(0.1, std=1.0), repair=Repair(optimizer=still, teacher=teacher))
+        for network_, teacher in ((model, "perturbed"), (frozen_norm(), "original"))
+    )
+    assert not any(bool(diff.any()) for diff in changed(model, before).values())
+    assert there.receipt.to_dict()["count"] == back.receipt.to_dict()["count"] > 0
+    assert there.history[0]["divergence"] == pytest.approx(back.history[0]["divergence"], rel=1e-6)
+    assert there.history[0]["divergence"] > 1e-3
+    assert there.history[0]["task_loss"] < back.history[0]["task_loss"]
+
+
+def test_a_perturbed_teacher_is_followed_on_the_forget_set() -> None:
+    distances = []
+    for distill in (0.1, 20.0):
+        model, teacher = network(), network()
+        run(teacher, TopK(0.3, std=1.0), repair=None)
+        options = {"epochs": 10, "optimizer": SGD, "distill": distill, "teacher": "perturbed"}
+        run(model, TopK(0.3, std=1.0), repair=Repair(**options))
+        x = torch.cat([x for x, _ in FORGET])
+        distances.append(jensen_shannon(model.eval()(x), teacher.eval()(x)).item())
+    assert distances[1] < 0.5 * distances[0]
+
+
+def test_a_perturbed_teacher_leaves_a_sparse_patch_where_masked() -> None:
+    model = network()
+    before = copies(model)
+    repair = Repair(epochs=2, masked=True, distill=1.0, teacher="perturbed", optimizer=SGD)
+    result = run(model, TopK(0.3, std=1.0), repair=repair)
+    masks = result.selection.masks()
+    for name, moved in changed(model, before).items():
+        assert not (moved & ~masks.get(name, torch.zeros_like(moved))).any(), name
+    assert any(bool(diff.any()) for diff in changed(model, before).values())
+
+
+def frozen_norm() -> nn.Module:
+    """Return the network with its batch norm frozen, so that its statistics stay."""
+    model = network()
+    model[1].requires_grad_(False)
+    return model
 
 
 def shuffled(seed: int) -> DataLoader[tuple[Tensor, ...]]:

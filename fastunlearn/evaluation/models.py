@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -66,28 +66,40 @@ class ResidualBlock(nn.Module):
         return torch.relu(self.bn2(self.conv2(out)) + self.shortcut(x))
 
 
-class ResNet18(nn.Module):
-    """ResNet-18 for small single-channel images: a 3x3 stem without a max-pool.
+class ResNet(nn.Module):
+    """A residual network for small single-channel images: a 3x3 stem without a max-pool.
 
     Args:
         image_size: height and width of the input; any size works.
         n_classes: length of the output, raw logits.
-        width: channels of the first stage; 64 gives the usual 11.2 million parameters.
+        stages: number of basic blocks in each stage; a stage halves the image (but the first) and
+            doubles the channels. (2, 2, 2, 2) is ResNet-18, (1, 1, 1) ResNet-8.
+        width: channels of the first stage; 64 gives ResNet-18's usual 11.2 million parameters.
+        stem_stride: 2 halves the image in the stem, which costs a quarter of the time.
 
     Source: He, Zhang, Ren, Sun, Deep Residual Learning for Image Recognition, CVPR 2016.
     """
 
-    def __init__(self, image_size: int, n_classes: int, width: int = 64) -> None:
+    def __init__(
+        self,
+        image_size: int,
+        n_classes: int,
+        *,
+        stages: Sequence[int] = (2, 2, 2, 2),
+        width: int = 64,
+        stem_stride: int = 1,
+    ) -> None:
         super().__init__()
-        self.stem = nn.Conv2d(1, width, 3, padding=1, bias=False)
+        self.stem = nn.Conv2d(1, width, 3, stem_stride, padding=1, bias=False)
         self.norm = nn.BatchNorm2d(width)
         blocks: list[nn.Module] = []
         n_in = width
-        for stage in range(4):
+        for stage, n_blocks in enumerate(stages):
             n_out = width * 2**stage
-            blocks.append(ResidualBlock(n_in, n_out, stride=1 if stage == 0 else 2))
-            blocks.append(ResidualBlock(n_out, n_out, stride=1))
-            n_in = n_out
+            for block in range(n_blocks):
+                stride = 2 if stage > 0 and block == 0 else 1
+                blocks.append(ResidualBlock(n_in, n_out, stride))
+                n_in = n_out
         self.blocks = nn.Sequential(*blocks)
         self.output = nn.Linear(n_in, n_classes)
 
@@ -99,8 +111,9 @@ class ResNet18(nn.Module):
 
 MODELS: dict[str, Callable[[int, int], nn.Module]] = {
     "small_cnn": SmallCNN,
-    "resnet18": ResNet18,
-    "resnet18_w16": partial(ResNet18, width=16),
+    "resnet18": ResNet,
+    "resnet18_w16": partial(ResNet, width=16),
+    "resnet8": partial(ResNet, stages=(1, 1, 1), width=16, stem_stride=2),
 }
 
 
