@@ -31,8 +31,9 @@ Run = Callable[[Task, MethodConfig], Outcome]
 def adapted(core: Core, options_type: Any) -> Run:
     """Return a method of the evaluation that runs `core` on a copy of the original model.
 
-    The loaders are those of every other method: the same batches in the same order. The seconds
-    cover all that the core does.
+    The copy is in evaluation mode, as the original is, and a core puts the mode back. The loaders
+    are those of every other method: the same batches in the same order. The seconds cover all
+    that the core does.
     """
 
     def run(task: Task, method: MethodConfig) -> Outcome:
@@ -44,7 +45,7 @@ def adapted(core: Core, options_type: Any) -> Run:
         started = time.perf_counter()
         core(model, forget, retain, cross_entropy, options, seed=seed)
         seconds = time.perf_counter() - started
-        return Outcome(model.eval(), seconds)
+        return Outcome(model, seconds)
 
     return run
 

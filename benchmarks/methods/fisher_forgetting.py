@@ -22,9 +22,8 @@ class FisherForgettingOptions(FisherOptions):
     Args:
         examples: see `FisherOptions`; 300 by default, since each costs a backward pass for every
             class.
-        lambda_sigma2: the paper's lambda * sigma_h^2, strength of the noise, at least 0. The
-            default (ours) gives a weight without any influence noise of standard deviation 0.056,
-            as the authors' code does with its own default.
+        lambda_sigma2: the paper's lambda * sigma_h^2, strength of the noise, at least 0. With the
+            default (ours) a weight without any influence gets noise of standard deviation 0.056.
     """
 
     examples: int = 300

@@ -24,8 +24,8 @@ class L1SparseOptions(TrainingOptions):
     """Options of `l1_sparse`.
 
     Args:
-        gamma: weight of the penalty in the first epoch, at least 0; 0 is fine-tuning. 5e-4 is the
-            order of the paper's.
+        gamma: weight of the penalty in the first epoch, at least 0; 0 is fine-tuning. 5e-4 is
+            ours.
     """
 
     gamma: float = 5e-4

@@ -24,8 +24,7 @@ class NegGradPlusOptions(TrainingOptions):
     """Options of `neg_grad_plus`.
 
     Args:
-        alpha: weight of the retain loss, in [0, 1]; 1 is fine-tuning. The paper tunes it for each
-            data set, close to 1; 0.95 is ours.
+        alpha: weight of the retain loss, in [0, 1]; 1 is fine-tuning. 0.95 is ours.
     """
 
     alpha: float = 0.95

@@ -77,7 +77,6 @@ def random_labels(
             loss = loss_fn(outputs, wrong_labels(targets, outputs.shape[-1], generator))
             loss = loss + options.retain_weight * mean_loss(model, retain_batch, loss_fn)
             loss.backward()
-            guard.clear_gradients()
             with guard.around_step():
                 optimizer.step()
 

@@ -84,13 +84,13 @@ def test_ssd() -> None:
 
 
 def test_ssd_reads_no_more_examples_than_it_may_but_knows_the_sizes() -> None:
-    # The first forget example has F = (4, 0), the second (0, 0), not read; the one retain example
-    # read has (0, 0), two more are not. F(D) = (2 * 4 + 3 * 0) / 5 = 1.6; 2 * 1.6 / 4 = 0.8.
+    # Read: a forget example with F = (4, 0), a retain example with F = (1, 0), of 2 and 3 in all.
+    # F(D) = (2 * 4 + 3 * 1) / 5 = 2.2, the ratio is 1.8, and 2 * 2.2 / 4 = 1.1.
     model = linear((2.0, 2.0))
     forget = [(torch.tensor([[2.0, 0.0], [0.0, 0.0]]), torch.zeros(2))]
-    retain = [(torch.tensor([[0.0, 0.0], [0.0, 9.0], [0.0, 9.0]]), torch.zeros(3))]
-    ssd(model, forget, retain, mean_output, SSDOptions(alpha=2.0, examples=1), seed=0)
-    check(model, (0.8, 2.0))
+    retain = [(torch.tensor([[1.0, 0.0], [9.0, 9.0], [9.0, 9.0]]), torch.zeros(3))]
+    ssd(model, forget, retain, mean_output, SSDOptions(alpha=1.5, examples=1), seed=0)
+    check(model, (1.1, 2.0))
 
 
 def test_scrub() -> None:
