@@ -21,11 +21,11 @@ class SSDOptions(FisherOptions):
     Args:
         alpha: a weight is selected where F(D_u) > alpha * F(D). Since D contains D_u, F(D) is at
             least |D_u| / |D| * F(D_u): from alpha = |D| / |D_u| on nothing is selected. The
-            paper's 10 is for forget sets far smaller than a tenth; 4 is ours, for a tenth.
+            paper's 10 is for forget sets far smaller than a tenth; 5 is ours, for a tenth.
         lam: lambda, the strength: 1 is the paper's; less dampens more.
     """
 
-    alpha: float = 4.0
+    alpha: float = 5.0
     lam: float = 1.0
 
     def __post_init__(self) -> None:
