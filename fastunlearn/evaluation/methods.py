@@ -1,8 +1,8 @@
 """The methods that an evaluation compares, in a small registry.
 
-A method is a function `(task, method) -> Outcome` and one line in `METHODS`. It works on a fresh
-copy of the original model (or, for retraining, on fresh weights), and the seconds of its outcome
-cover all that it needs: scoring, perturbation and repair.
+A method is a function `(task, method) -> Outcome` and one line in `METHODS`; other modules add
+theirs by `register`. It works on a fresh copy of the original model (or, for retraining, on fresh
+weights), and the seconds of its outcome cover all that it needs: scoring, perturbation and repair.
 """
 
 from __future__ import annotations
@@ -237,6 +237,17 @@ DEFAULT_METHODS: dict[str, dict[str, Any]] = {
     "fine_tune": {},
     "gradient_ascent": {},
 }
+
+
+def register(name: str, kind: MethodKind) -> None:
+    """Add a method to the registry, so that configurations may name it as their kind.
+
+    Raises:
+        ValueError: the name is taken.
+    """
+    if name in METHODS:
+        raise ValueError(f"register: name must be new, got {name!r}, which is taken")
+    METHODS[name] = kind
 
 
 def parse_methods(raw: Any, repair: RepairConfig) -> dict[str, MethodConfig]:
