@@ -22,6 +22,8 @@ from fastunlearn.metrics.functional import (
     memory_retention_rate_normalised,
     run_time_ratio,
     unlearning_accuracy,
+    unlearning_degree,
+    unlearning_degree_normalised,
 )
 from fastunlearn.metrics.membership import MembershipResult, membership_attack
 from fastunlearn.metrics.membership_features import MEMBERSHIP_FEATURES, membership_features
@@ -35,7 +37,9 @@ if TYPE_CHECKING:
         MemoryRetentionRate,
         NormalisedForgettingRate,
         NormalisedMemoryRetentionRate,
+        NormalisedUnlearningDegree,
         UnlearningAccuracy,
+        UnlearningDegree,
     )
 
 __all__ = [
@@ -48,8 +52,10 @@ __all__ = [
     "MemoryRetentionRate",
     "NormalisedForgettingRate",
     "NormalisedMemoryRetentionRate",
+    "NormalisedUnlearningDegree",
     "Undefined",
     "UnlearningAccuracy",
+    "UnlearningDegree",
     "accuracy",
     "average_gap",
     "forgetting_rate",
@@ -66,6 +72,8 @@ __all__ = [
     "run_time_ratio",
     "undefined_reason",
     "unlearning_accuracy",
+    "unlearning_degree",
+    "unlearning_degree_normalised",
 ]
 
 _CLASSES = (
@@ -75,7 +83,9 @@ _CLASSES = (
     "MemoryRetentionRate",
     "NormalisedForgettingRate",
     "NormalisedMemoryRetentionRate",
+    "NormalisedUnlearningDegree",
     "UnlearningAccuracy",
+    "UnlearningDegree",
 )
 
 
