@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -19,18 +20,20 @@ class Scenario:
         forget: D_u, the data to unlearn, with the labels the original model was trained on.
         retain: D_r, the rest of the training set.
         test: D_t, all test samples with their true labels, whatever the scenario.
-        unseen_labels: int64, shape of `test.y`: the labels with which the membership attack shows
-            the test samples to a model (see `make_scenario`).
+        unseen: what the membership attack compares the forget set with: the test samples, treated
+            as the forget set was (see `make_scenario` and `shifted`).
         forget_index: int64, place of each forget sample in the training set, ascending.
         retain_index: int64, the same for the retain set; with `forget_index` a partition.
+        unshifted_forget: in an audit, the forget set as it was; None where it is not shifted.
     """
 
     forget: Samples
     retain: Samples
     test: Samples
-    unseen_labels: Tensor
+    unseen: Samples
     forget_index: Tensor
     retain_index: Tensor
+    unshifted_forget: Samples | None = None
 
 
 def make_scenario(
@@ -77,19 +80,38 @@ def make_scenario(
             f"got {len(forget_index)} and {len(retain_index)}"
         )
     forget = train.at(forget_index)
-    unseen_labels = test.y
+    unseen = test
     if config.kind == "mislabelled":
         wrong = derive_seed(seed, "scenario", "wrong labels")
         forget = Samples(forget.x, mislabel(forget.y, n_classes, seed=wrong))
         wrong = derive_seed(seed, "scenario", "wrong test labels")
-        unseen_labels = mislabel(test.y, n_classes, seed=wrong)
+        unseen = Samples(test.x, mislabel(test.y, n_classes, seed=wrong))
     return Scenario(
         forget=forget,
         retain=train.at(retain_index),
         test=test,
-        unseen_labels=unseen_labels,
+        unseen=unseen,
         forget_index=forget_index,
         retain_index=retain_index,
+    )
+
+
+def shifted(scenario: Scenario, perturb: Callable[[Tensor], Tensor]) -> Scenario:
+    """Return the scenario of an audit: the forget set shifted, labels as they were.
+
+    The unseen samples are shifted too: between shifted members and plain others an attack would
+    find the shift, not the membership.
+
+    Args:
+        scenario: the sets as they are.
+        perturb: maps images to images of the same shape, as `SPDGAN.perturb` does.
+    """
+    forget, unseen = scenario.forget, scenario.unseen
+    return replace(
+        scenario,
+        forget=Samples(perturb(forget.x), forget.y),
+        unseen=Samples(perturb(unseen.x), unseen.y),
+        unshifted_forget=forget,
     )
 
 

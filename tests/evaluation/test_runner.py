@@ -15,8 +15,9 @@ from safetensors.torch import save_file
 from fastunlearn.evaluation.config import ConfigError, parse_config
 from fastunlearn.evaluation.methods import METHODS
 from fastunlearn.evaluation.models import build_model
+from fastunlearn.evaluation.one_seed import Event
 from fastunlearn.evaluation.results import METRICS, ResultsError, read_results, without_times
-from fastunlearn.evaluation.runner import Event, Interrupted, run
+from fastunlearn.evaluation.runner import Interrupted, run
 
 
 def text(results) -> str:
