@@ -72,7 +72,7 @@ def anchor_rows(audit: AuditConfig) -> dict[str, dict[str, Any]]:
     return {
         f"partly_retrained_{kept:g}": {
             "kind": "partly_retrained",
-            "label": f"Partly retrained, {100 * kept:g} % kept",
+            "label": f"Retrained, {100 * kept:g} % kept",
             "kept": kept,
         }
         for kept in audit.anchors
