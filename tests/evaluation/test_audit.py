@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 import torch
-from fastunlearn.spdgan import SPDGAN
 
 from fastunlearn.evaluation.anchors import anchor_order, out_of_order
 from fastunlearn.evaluation.audit import gain, make_instrument
@@ -33,6 +32,7 @@ from fastunlearn.evaluation.results import (
 from fastunlearn.evaluation.runner import run
 from fastunlearn.evaluation.training import predict
 from fastunlearn.metrics import accuracy, undefined_reason
+from fastunlearn.spdgan import SPDGAN
 
 from .conftest import tiny_config
 
