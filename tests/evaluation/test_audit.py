@@ -13,10 +13,11 @@ from typing import Any
 import pytest
 import torch
 
+from fastunlearn.evaluation import audit
 from fastunlearn.evaluation.anchors import anchor_order, out_of_order
-from fastunlearn.evaluation.audit import gain, make_instrument
+from fastunlearn.evaluation.audit import gain
 from fastunlearn.evaluation.config import ConfigError, parse_config
-from fastunlearn.evaluation.data import derive_seed
+from fastunlearn.evaluation.data import Samples, derive_seed
 from fastunlearn.evaluation.methods import METHODS
 from fastunlearn.evaluation.models import build_model
 from fastunlearn.evaluation.one_seed import make_task
@@ -29,7 +30,9 @@ from fastunlearn.evaluation.results import (
     validate,
     without_times,
 )
+from fastunlearn.evaluation.retraining import train_fresh
 from fastunlearn.evaluation.runner import run
+from fastunlearn.evaluation.task import Outcome, Task
 from fastunlearn.evaluation.training import predict
 from fastunlearn.metrics import accuracy, undefined_reason
 from fastunlearn.spdgan import SPDGAN
@@ -72,10 +75,10 @@ def test_the_block_gets_defaults_and_reads_back():
 
 def test_a_configuration_becomes_an_audit_once():
     plain = parse_config(tiny_config())
-    audit = plain.as_audit()
+    config = plain.as_audit()
     assert plain.spdgan is None and "spdgan" not in plain.to_dict()
-    assert audit.spdgan is not None and audit.as_audit() is audit
-    assert list(audit.methods)[:6] == list(plain.methods) and len(audit.methods) == 9
+    assert config.spdgan is not None and config.as_audit() is config
+    assert list(config.methods)[:6] == list(plain.methods) and len(config.methods) == 9
 
 
 @pytest.mark.parametrize(
@@ -130,16 +133,16 @@ def test_figures_fit_together(audited):
             plain = first["unshifted_forget_accuracy"] - own["unshifted_forget_accuracy"]
             assert own["unshifted_degree"] == pytest.approx(plain)
         assert first["unlearning_degree"] == 0.0
-        audit = entry["audit"]
-        assert audit["spread"]["shifted"] == pytest.approx(aim["unlearning_degree"])
-        assert audit["spread"]["unshifted"] == pytest.approx(aim["unshifted_degree"])
+        said = entry["audit"]
+        assert said["spread"]["shifted"] == pytest.approx(aim["unlearning_degree"])
+        assert said["spread"]["unshifted"] == pytest.approx(aim["unshifted_degree"])
         order = ["original", "partly_retrained_0.5", "partly_retrained_0.05", "retrain"]
-        assert audit["anchors"]["order"] == order
+        assert said["anchors"]["order"] == order
         degrees = [methods[name]["unlearning_degree"] for name in order]
-        assert audit["anchors"]["degrees"] == pytest.approx(degrees)
-        wrong = [[order[i], order[j]] for i, j in out_of_order(audit["anchors"]["degrees"])]
-        assert audit["anchors"]["out_of_order"] == wrong
-        assert audit["anchors"]["in_order"] == (not wrong)
+        assert said["anchors"]["degrees"] == pytest.approx(degrees)
+        wrong = [[order[i], order[j]] for i, j in out_of_order(said["anchors"]["degrees"])]
+        assert said["anchors"]["out_of_order"] == wrong
+        assert said["anchors"]["in_order"] == (not wrong)
 
 
 def test_an_audit_writes_generator_picture_and_valid_results(audited):
@@ -176,23 +179,33 @@ def silent_step(labels: list[str]):
     return step
 
 
-def test_references_have_seeds_of_their_own_and_see_the_retain_set_alone(digits):
+def test_references_have_seeds_of_their_own_and_see_the_retain_set_alone(digits, monkeypatch):
     raw = audit_config()
     raw["spdgan"]["references"] = 2
     raw["train"] = {"epochs": 1, "lr": 1e-30}
     task = make_task(parse_config(raw), digits, 3)
+    seen: list[tuple[int, str]] = []
+
+    def note(task: Task, samples: Samples, purpose: str) -> Outcome:
+        seen.append((len(samples), purpose))
+        assert purpose == "original" or samples is task.scenario.retain
+        return train_fresh(task, samples, purpose)
+
+    monkeypatch.setattr(audit, "train_fresh", note)
     labels: list[str] = []
-    instrument = make_instrument(task, silent_step(labels))
+    instrument = audit.make_instrument(task, silent_step(labels))
     assert labels == [
         "Reference model 1", "Reference model 2", "SPD-GAN", "Original on unshifted data",
+    ]  # fmt: skip
+    retain, everything = len(task.scenario.retain), len(task.scenario.retain.y) + 143
+    assert seen == [
+        (retain, "reference 1"), (retain, "reference 2"), (everything, "original"),
     ]  # fmt: skip
     models = [*instrument.references, METHODS["retrain"].run(task, None).model]
     first = [model.hidden.weight for model in models]
     assert not any(torch.equal(first[i], first[j]) for i, j in ((0, 1), (0, 2), (1, 2)))
     plain = build_model("small_cnn", 8, 10, seed=derive_seed(3, "original", "weights"))
     assert torch.equal(instrument.plain.hidden.weight, plain.hidden.weight)
-    for reference in instrument.references:
-        assert all(not value.isnan().any() for value in reference.state_dict().values())
 
 
 def test_anchors_are_ordered_by_what_they_keep():
@@ -226,11 +239,11 @@ def test_gain_by_hand():
         assert math.isnan(found) and "does not tell" in (undefined_reason(found) or "")
 
 
-def put(audit: dict[str, Any], path: str, value: Any) -> None:
+def put(place: dict[str, Any], path: str, value: Any) -> None:
     *parents, last = path.split(".")
     for parent in parents:
-        audit = audit[parent]
-    audit[last] = value
+        place = place[parent]
+    place[last] = value
 
 
 @pytest.mark.parametrize(
@@ -247,11 +260,11 @@ def put(audit: dict[str, Any], path: str, value: Any) -> None:
 )
 def test_a_broken_audit_is_refused_by_name(audited, path, value, words):
     results = copy.deepcopy(audited[1])
-    audit = results["runs"][0]["audit"]
-    audit["undefined"].pop("gain", None)
-    audit["gain"] = 12.0
+    said = results["runs"][0]["audit"]
+    said["undefined"].pop("gain", None)
+    said["gain"] = 12.0
     validate(results)
-    put(audit, path, value)
+    put(said, path, value)
     with pytest.raises(ResultsError) as caught:
         validate(results)
     assert words in str(caught.value)
