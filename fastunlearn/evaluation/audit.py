@@ -20,6 +20,7 @@ from torch import nn
 
 from fastunlearn._loop import ProgressHook
 from fastunlearn.evaluation.anchors import anchor_order, out_of_order
+from fastunlearn.evaluation.config import Config
 from fastunlearn.evaluation.data import Samples, TensorLoader, derive_seed, joined
 from fastunlearn.evaluation.retraining import train_fresh
 from fastunlearn.evaluation.scenarios import shifted
@@ -54,9 +55,9 @@ class Instrument:
     plain: nn.Module
 
 
-def extra_steps(task: Task) -> int:
+def extra_steps(config: Config) -> int:
     """Return the number of steps that `make_instrument` takes; 0 where there is no audit."""
-    return 0 if task.config.spdgan is None else task.config.spdgan.references + 2
+    return 0 if config.spdgan is None else config.spdgan.references + 2
 
 
 def make_instrument(task: Task, step: Step) -> Instrument:

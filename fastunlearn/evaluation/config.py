@@ -32,7 +32,9 @@ _SCENARIO_KEYS = {
     "random": ("fraction",),
     "class": ("class",),
     "mislabelled": ("fraction",),
+    "memorised": ("fraction", "models"),
 }
+_SCENARIO_DEFAULTS = {"models": 40}
 
 
 @dataclass(frozen=True)
@@ -40,20 +42,23 @@ class ScenarioConfig:
     """What is to be forgotten.
 
     Args:
-        kind: `random` (a stratified random fraction), `class` (all training samples of a class)
-            or `mislabelled` (a random fraction that was trained on with wrong labels).
-        fraction: share of the training set, in (0, 1); for `random` and `mislabelled`.
+        kind: `random` (a stratified random fraction), `class` (all training samples of a class),
+            `mislabelled` (a random fraction that was trained on with wrong labels) or `memorised`
+            (the fraction that models get right only if they were trained on it).
+        fraction: share of the training set, in (0, 1); for all but `class`.
         target_class: the class to forget; written `class` in YAML and JSON.
+        models: number of models that score memorisation; for `memorised`.
     """
 
     kind: str = "random"
     fraction: float | None = None
     target_class: int | None = None
+    models: int | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the JSON form, with the keys of this kind only."""
-        value = self.target_class if self.kind == "class" else self.fraction
-        return {"kind": self.kind, _SCENARIO_KEYS[self.kind][0]: value}
+        values = {"fraction": self.fraction, "class": self.target_class, "models": self.models}
+        return {"kind": self.kind, **{key: values[key] for key in _SCENARIO_KEYS[self.kind]}}
 
 
 @dataclass(frozen=True)
@@ -277,14 +282,19 @@ def _parse_scenario(raw: Any, n_classes: int) -> ScenarioConfig:
     kind = typed("scenario.kind", given["kind"], str)
     check_choice("scenario.kind", kind, tuple(_SCENARIO_KEYS))
     keys = _SCENARIO_KEYS[kind]
-    check_keys("scenario", given, ["kind", *keys], required=keys)
+    required = tuple(key for key in keys if key not in _SCENARIO_DEFAULTS)
+    check_keys("scenario", given, ["kind", *keys], required=required)
     if kind == "class":
         target = typed("scenario.class", given["class"], int)
         check_range("scenario.class", target, low=0, high=n_classes - 1)
         return ScenarioConfig(kind, target_class=target)
     fraction = typed("scenario.fraction", given["fraction"], float)
     check_fraction("scenario.fraction", fraction)
-    return ScenarioConfig(kind, fraction=fraction)
+    if kind != "memorised":
+        return ScenarioConfig(kind, fraction=fraction)
+    models = typed("scenario.models", given.get("models", _SCENARIO_DEFAULTS["models"]), int)
+    check_range("scenario.models", models, low=2)
+    return ScenarioConfig(kind, fraction=fraction, models=models)
 
 
 def _parse_seeds(raw: Any) -> tuple[int, ...]:

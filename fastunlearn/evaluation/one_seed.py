@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from fastunlearn._loop import ProgressHook
 from fastunlearn.evaluation.audit import (
@@ -19,12 +22,21 @@ from fastunlearn.evaluation.audit import (
     make_instrument,
 )
 from fastunlearn.evaluation.config import Config
-from fastunlearn.evaluation.data import DATASETS, Samples, derive_seed, stratified_choice
+from fastunlearn.evaluation.data import (
+    DATASETS,
+    Samples,
+    TensorLoader,
+    derive_seed,
+    stratified_choice,
+)
 from fastunlearn.evaluation.measure import measure
+from fastunlearn.evaluation.memorisation import memorisation_scores
 from fastunlearn.evaluation.methods import METHODS
+from fastunlearn.evaluation.models import build_model
 from fastunlearn.evaluation.parsing import ConfigError
 from fastunlearn.evaluation.scenarios import make_scenario
 from fastunlearn.evaluation.task import Outcome, Task
+from fastunlearn.evaluation.training import fit, optimizer_factory, silent
 from fastunlearn.metrics import run_time_ratio
 
 # How the package begins a message about an argument; here all of these come from the user.
@@ -100,7 +112,13 @@ def unheard(event: Event) -> None:
 
 
 def run_seed(
-    config: Config, samples: Samples, seed: int, progress: Progress, *, warm_up: bool
+    config: Config,
+    samples: Samples,
+    seed: int,
+    progress: Progress,
+    *,
+    warm_up: bool,
+    folder: Path,
 ) -> Seed:
     """Run all steps of one seed.
 
@@ -110,15 +128,18 @@ def run_seed(
         seed: one of the configuration's.
         progress: called at the begin and the end of every step.
         warm_up: run a shortened form first.
+        folder: of the results; memorisation scores are kept there.
     """
-    task = make_task(config, samples, seed)
-    n_steps = extra_steps(task) + len(config.methods) + 1
+    scored = config.scenario.kind == "memorised"
+    n_steps = scored + extra_steps(config) + len(config.methods) + 1
     first = Event(seed, config.seeds.index(seed) + 1, len(config.seeds), "", 0, n_steps)
+    steps = _Steps(first, progress)
+    with steps.step("Memorisation scores") if scored else nullcontext(silent) as within:
+        task = make_task(config, samples, seed, folder=folder, progress=within)
     if warm_up:
         progress(replace(first, label="Warm-up"))
         _run_methods(_shortened(task), _Steps(first, unheard))
     started = time.perf_counter()
-    steps = _Steps(first, progress)
     instrument = None if config.spdgan is None else make_instrument(task, steps.step)
     task = task if instrument is None else instrument.task
     outcomes = _run_methods(task, steps)
@@ -155,16 +176,60 @@ def _entry(task: Task, outcomes: dict[str, Outcome]) -> dict[str, Any]:
     }
 
 
-def make_task(config: Config, samples: Samples, seed: int) -> Task:
-    """Split the samples for one seed and choose its forget set; no model is trained yet."""
+def make_task(
+    config: Config,
+    samples: Samples,
+    seed: int,
+    *,
+    folder: Path | None = None,
+    progress: ProgressHook = silent,
+) -> Task:
+    """Split the samples for one seed and choose its forget set.
+
+    No model of the run is trained yet; for memorised examples those that score them are.
+
+    Args:
+        config: the evaluation.
+        samples: the whole data set.
+        seed: of the run.
+        folder: keeps memorisation scores, so that an interrupted run goes on with them.
+        progress: of the scoring.
+    """
     n_classes = DATASETS[config.dataset].n_classes
-    test, train = stratified_choice(
+    chosen, rest = stratified_choice(
         samples.y, config.test_fraction, seed=derive_seed(seed, "split")
     )
+    train, test = samples.at(rest), samples.at(chosen)
+    scores = None
+    if config.scenario.kind == "memorised":
+        scores = _memorisation(config, train, seed, folder, progress)
     scenario = make_scenario(
-        config.scenario, samples.at(train), samples.at(test), n_classes, seed=seed
+        config.scenario, train, test, n_classes, seed=seed, memorisation=scores
     )
     return Task(config, seed, scenario, n_classes)
+
+
+def _memorisation(
+    config: Config, samples: Samples, seed: int, folder: Path | None, progress: ProgressHook
+) -> Tensor:
+    """Score the training set by models of the kind that the run trains."""
+    settings, n_classes = config.train, DATASETS[config.dataset].n_classes
+    assert config.scenario.models is not None  # set for this kind of scenario
+
+    def train(model: nn.Module, part: Samples, own: int) -> None:
+        loader = TensorLoader(part, settings.batch_size, seed=own)
+        fit(model, loader, optimizer_factory(settings)(model.parameters()), settings.epochs)
+
+    return memorisation_scores(
+        samples,
+        make_model=lambda own: build_model(config.model, samples.x.shape[-1], n_classes, seed=own),
+        train=train,
+        n_models=config.scenario.models,
+        seed=derive_seed(seed, "memorisation"),
+        folder=None if folder is None else folder / "memorisation",
+        key=json.dumps([config.model, dataclasses.asdict(settings)]),
+        progress=progress,
+    ).scores
 
 
 def _shortened(task: Task) -> Task:

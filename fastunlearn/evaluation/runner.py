@@ -85,7 +85,14 @@ def _run(config: Config, path: Path, resume: bool, progress: Progress) -> dict[s
         samples = DATASETS[config.dataset].load()
         missing = [s for s in config.seeds if all(r["seed"] != s for r in results["runs"])]
         for seed in missing:
-            done = run_seed(config, samples, seed, progress, warm_up=seed == missing[0])
+            done = run_seed(
+                config,
+                samples,
+                seed,
+                progress,
+                warm_up=seed == missing[0],
+                folder=path.parent,
+            )
             if config.save_models:
                 models = path.parent / "models"
                 save_weights(done.original, models / f"original-{seed}.safetensors")

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from fastunlearn.evaluation.config import ConfigError, ScenarioConfig
 from fastunlearn.evaluation.data import Samples, derive_seed, stratified_choice
+from fastunlearn.evaluation.memorisation import most_memorised
 
 
 @dataclass(frozen=True)
@@ -37,13 +38,22 @@ class Scenario:
 
 
 def make_scenario(
-    config: ScenarioConfig, train: Samples, test: Samples, n_classes: int, *, seed: int
+    config: ScenarioConfig,
+    train: Samples,
+    test: Samples,
+    n_classes: int,
+    *,
+    seed: int,
+    memorisation: Tensor | None = None,
 ) -> Scenario:
     """Choose the forget set and prepare the test samples that the attack compares it with.
 
     - `random`: a stratified random fraction of the training set.
     - `class`: all training samples of one class. The test set keeps that class, so the test
       accuracy of a model that has forgotten it falls; the retrained model shows by how much.
+    - `memorised`: the training examples with the greatest memorisation scores. They are unlike
+      other data, so an attack may tell them from test samples of any model, the retrained one
+      included: compare with its value, not with 0.5.
     - `mislabelled`: a stratified random fraction that the original model is trained on with wrong
       labels; forgetting them means no longer giving these wrong labels.
 
@@ -58,6 +68,7 @@ def make_scenario(
         test: the whole test set.
         n_classes: number of classes.
         seed: of the run.
+        memorisation: scores of the training samples, shape (N,); for `memorised` alone.
 
     Returns:
         The sets; the test set is never reduced.
@@ -65,15 +76,7 @@ def make_scenario(
     Raises:
         ConfigError: the forget or the retain set would be empty.
     """
-    forget_seed = derive_seed(seed, "scenario", "forget")
-    if config.kind == "class":
-        assert config.target_class is not None
-        is_target = train.y.eq(config.target_class)
-        forget_index = torch.nonzero(is_target).flatten()
-        retain_index = torch.nonzero(~is_target).flatten()
-    else:
-        assert config.fraction is not None
-        forget_index, retain_index = stratified_choice(train.y, config.fraction, seed=forget_seed)
+    forget_index, retain_index = _choice(config, train, seed, memorisation)
     if not len(forget_index) or not len(retain_index):
         raise ConfigError(
             f"scenario: forget and retain set must hold at least one sample each, "
@@ -94,6 +97,24 @@ def make_scenario(
         forget_index=forget_index,
         retain_index=retain_index,
     )
+
+
+def _choice(
+    config: ScenarioConfig, train: Samples, seed: int, memorisation: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """Return the indices of forget and retain set, ascending."""
+    if config.kind in ("random", "mislabelled"):
+        assert config.fraction is not None
+        forget_seed = derive_seed(seed, "scenario", "forget")
+        return stratified_choice(train.y, config.fraction, seed=forget_seed)
+    if config.kind == "class":
+        assert config.target_class is not None
+        chosen = train.y.eq(config.target_class)
+    else:
+        assert config.fraction is not None and memorisation is not None
+        chosen = torch.zeros(len(train), dtype=torch.bool)
+        chosen[most_memorised(memorisation, config.fraction)] = True
+    return torch.nonzero(chosen).flatten(), torch.nonzero(~chosen).flatten()
 
 
 def shifted(scenario: Scenario, perturb: Callable[[Tensor], Tensor]) -> Scenario:

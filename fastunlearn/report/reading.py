@@ -109,6 +109,8 @@ def scenario_words(config: Any) -> str:
         return f"all of class {scenario.get('class', '?')}"
     if kind.startswith("random") and share:
         return f"a random {share}"
+    if kind == "memorised" and share:
+        return f"the most memorised {share}"
     return f"{kind} examples, {share}" if share else kind
 
 

@@ -85,3 +85,15 @@ def test_a_shift_moves_both_sides_of_the_attack_and_nothing_else(kind, split):
         before, after = getattr(found, name), getattr(moved, name)
         assert torch.equal(after.x, 1 - before.x) and torch.equal(after.y, before.y)
     assert moved.retain is found.retain and moved.test is found.test
+
+
+def test_memorised_takes_the_greatest_scores(split):
+    train, test = split
+    scores = torch.rand(len(train), generator=torch.Generator().manual_seed(0))
+    config = ScenarioConfig("memorised", fraction=0.1, models=2)
+    found = make_scenario(config, train, test, 10, seed=1, memorisation=scores)
+    assert len(found.forget_index) == round(0.1 * len(train))
+    assert scores[found.forget_index].min() > scores[found.retain_index].max()
+    assert torch.equal(found.forget.y, train.y[found.forget_index])
+    both = torch.cat([found.forget_index, found.retain_index]).sort().values
+    assert torch.equal(both, torch.arange(len(train)))
