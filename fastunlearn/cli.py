@@ -230,6 +230,7 @@ def _print_table(results: dict[str, Any]) -> None:
 def _print_audit(results: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     from fastunlearn.report.audit import audit_findings
     from fastunlearn.report.definitions import AUDIT_METRICS
@@ -237,14 +238,15 @@ def _print_audit(results: dict[str, Any]) -> None:
     from fastunlearn.report.view import View
 
     view = View(results)
-    typer.echo("\nHow much was forgotten, by the shifted data and by the data as it was")
+    typer.echo("\nHow much was forgotten, on the shifted data and on the data as it was")
     shown = [metric for metric in AUDIT_METRICS if metric.key != "unshifted_forget_accuracy"]
     table = Table()
     table.add_column("Method")
     for metric in shown:
         table.add_column(metric.title, justify="right")
     for method in view.methods:
-        table.add_row(view.label(method), *(cell(view, method, metric) for metric in shown))
+        cells = [cell(view, method, metric).replace(" [", "\n[") for metric in shown]
+        table.add_row(Text(view.label(method)), *map(Text, cells))
     Console().print(table)
     for finding in audit_findings(view):
         typer.echo(f"{finding.lead}: {finding.text}")

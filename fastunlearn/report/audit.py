@@ -50,12 +50,21 @@ def gain(view: View, kind: str = "plain") -> Gain | None:
     """
     key = "gain" if kind == "plain" else "gain_unshifted"
     spreads = [audit["spread"] for audit in view.audits.values()]
-    shifted = interval_of([spread["shifted"] for spread in spreads])
-    plain = interval_of([spread[kind] for spread in spreads])
+    shifted = _spread([spread["shifted"] for spread in spreads])
+    plain = _spread([spread[kind] for spread in spreads])
     if shifted is None or plain is None:
         return None
     value = shifted.mean / plain.mean if plain.mean > 0.0 else None
     return Gain(value, shifted, plain, {s: finite(a[key]) for s, a in view.audits.items()})
+
+
+def _spread(values: list[float]) -> Stat | None:
+    """Return mean and interval of a difference of accuracies, cut to what it can be."""
+    stat = interval_of(values)
+    if stat is None or stat.interval is None:
+        return stat
+    low, high = (_DEGREE.clip(end) for end in stat.interval)
+    return Stat(stat.mean, low, high, stat.n)
 
 
 def anchor_failures(view: View) -> list[str]:
@@ -135,10 +144,12 @@ def _gain_words(own: Gain, unshifted: Gain) -> str:
         return f"{lead} Plain accuracy does not tell them apart at all, so the gain is undefined."
     seeds = ", ".join("undefined" if v is None else f"{v:.1f}" for v in own.seeds.values())
     other = "undefined" if unshifted.value is None else f"{unshifted.value:.1f}"
+    unsure = own.plain.interval is not None and own.plain.sign() <= 0
+    limit = "What plain accuracy sees cannot be told from 0, so take this as large. " * unsure
     return (
         f"{lead} So the instrument spreads them {own.value:.1f} times as far (by seed: {seeds}). "
-        "Measured against the audit's own original model, which never saw the unshifted data, the "
-        f"gain is {other}."
+        f"{limit}Measured against the audit's own original model, which never saw the unshifted "
+        f"data, the gain is {other}."
     )
 
 

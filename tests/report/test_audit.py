@@ -35,6 +35,8 @@ def test_gain_is_the_ratio_of_the_means() -> None:
     text = found(results)["Gain over plain accuracy"]
     assert "60.0 points" in text and "5.0 points" in text and "12.0 times as far" in text
     assert "undefined)" in text and "the gain is undefined" in text
+    assert "cannot be told from 0" in text, "the interval of 5 points holds 0"
+    assert "told from 0" not in found(make_audit(3))["Gain over plain accuracy"]
 
 
 def test_no_plain_spread_is_said() -> None:
