@@ -41,9 +41,9 @@ def demo(
     seeds: Annotated[int, typer.Option(min=1, help="Number of repetitions.")] = 3,
     resume: Annotated[bool, typer.Option("--resume", help=_RESUME_HELP)] = False,
 ) -> None:
-    """Unlearn 10 % of MNIST-5k from a small CNN, compare with retraining, write a report.
+    """Unlearn 10 % of MNIST-5k from a small CNN, audit how much is forgotten, write a report.
 
-    Takes about two minutes and downloads nothing.
+    Takes two to three minutes a seed on one core and downloads nothing.
     """
     with _one_line_errors():
         from fastunlearn.evaluation.config import load_config
