@@ -21,7 +21,13 @@ from torch import nn
 from fastunlearn._loop import ProgressHook
 from fastunlearn.evaluation.anchors import anchor_order, out_of_order
 from fastunlearn.evaluation.config import Config
-from fastunlearn.evaluation.data import Samples, TensorLoader, derive_seed, joined
+from fastunlearn.evaluation.data import (
+    Samples,
+    TensorLoader,
+    derive_seed,
+    joined,
+    stratified_order,
+)
 from fastunlearn.evaluation.retraining import train_fresh
 from fastunlearn.evaluation.scenarios import shifted
 from fastunlearn.evaluation.task import Outcome, Task
@@ -91,7 +97,10 @@ def save_instrument(instrument: Instrument, folder: Path) -> None:
     instrument.gan.save(folder / "spdgan" / name)
     scenario = instrument.task.scenario
     assert scenario.unshifted_forget is not None  # an instrument's task is shifted
-    figure = pictures(scenario.unshifted_forget.x, scenario.forget.x, scenario.forget.y, n=PICTURED)
+    # of different classes, as a data set may be sorted by them
+    shown = stratified_order(scenario.forget.y, seed=0)[:PICTURED]
+    plain, moved = scenario.unshifted_forget.at(shown), scenario.forget.at(shown)
+    figure = pictures(plain.x, moved.x, moved.y, n=PICTURED)
     (folder / "pictures").mkdir(parents=True, exist_ok=True)
     figure.savefig(folder / "pictures" / f"{name}.png", dpi=160, metadata={"Software": None})
 
