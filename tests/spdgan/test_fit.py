@@ -83,6 +83,22 @@ def test_one_step_by_hand(world: Any) -> None:
         torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-5)
 
 
+def test_every_pass_has_an_order_of_its_own_from_the_seed() -> None:
+    from fastunlearn.spdgan.data import ForgetSet
+    from fastunlearn.spdgan.training import batches
+
+    data = ForgetSet(torch.arange(20.0)[:, None], torch.arange(20), 8, "")
+
+    def order(seed: int, start: int, stop: int) -> list[list[int]]:
+        return [y.tolist() for _, y in batches(data, seed, start, stop)]
+
+    steps = order(1, 0, 6)
+    assert [len(step) for step in steps] == [8, 8, 4, 8, 8, 4]
+    first, second = sum(steps[:3], []), sum(steps[3:], [])
+    assert sorted(first) == sorted(second) == list(range(20)) and first != second
+    assert order(1, 4, 6) == steps[4:] and order(2, 0, 6) != steps
+
+
 @pytest.mark.parametrize("kind", ["seed", "order", "loader"])
 def test_what_decides_the_bits(world: Any, kind: str) -> None:
     first, second = SPDGAN(SHORT, seed=3), SPDGAN(SHORT, seed=4 if kind == "seed" else 3)
