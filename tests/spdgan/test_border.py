@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import doctest
 import json
 import os
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -214,3 +216,9 @@ def test_the_package_stays_light() -> None:
         "assert not {'torchmetrics', 'matplotlib', 'sklearn'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, env=dict(os.environ))
+
+
+@pytest.mark.parametrize("module", ["config", "closeness", "model"])
+def test_examples_in_the_docstrings_run(module: str) -> None:
+    results = doctest.testmod(import_module(f"fastunlearn.spdgan.{module}"))
+    assert results.attempted > 0 and results.failed == 0
