@@ -98,8 +98,9 @@ class SPDGANConfig:
             self._fail("target_accuracy", "in [0, 1]")
         if not 0.5 <= self.max_auc <= 1:
             self._fail("max_auc", "in [0.5, 1]")
-        if self.low is not None and self.high is not None and self.low >= self.high:
-            self._fail("high", f"greater than low = {self.low!r}")
+        low, high = self.bounds(image=True)
+        if low >= high:
+            self._fail("low", f"less than high = {high!r} of images")
 
     def _check_finite(self, name: str) -> None:
         value = getattr(self, name)

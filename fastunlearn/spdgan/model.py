@@ -145,13 +145,13 @@ class SPDGAN:
         references = _checked_references(reference_model)
         with forked_rng(), frozen(references), progress_hook(progress) as hook:
             # not torch.manual_seed, which would also reseed the generators of every GPU
-            torch.default_generator.manual_seed(self.seed)
+            torch.default_generator.manual_seed(self.seed)  # a loader may draw from it
             data = read_forget_set(forget_loader, self.config)
             if len(data.shape) == 3:
                 similarity_index()  # missing, it is better missed now than after the training
             device = _device(references)
             _check_outputs(references, data, device)
-            training = begin(data, self.config, device)
+            training = begin(data, self.config, device, self.seed)
             path = None if state is None else Path(state)
             digest = "" if path is None else fit_digest(self.config, self.seed, data, references)
             if path is not None and path.exists():
@@ -260,7 +260,10 @@ def _device(references: list[nn.Module]) -> torch.device:
     if len(found) > 1:
         got = ", ".join(sorted(map(str, found)))
         raise ValueError(f"SPDGAN.fit: reference_model must be on one device, got {got}")
-    return found.pop() if found else torch.device("cpu")
+    device = found.pop() if found else torch.device("cpu")
+    if device.type == "meta":
+        raise ValueError("SPDGAN.fit: reference_model must have weights, got meta tensors")
+    return device
 
 
 def _check_outputs(references: list[nn.Module], data: ForgetSet, device: torch.device) -> None:

@@ -176,7 +176,9 @@ class Networks(nn.Module):
             Shape, dtype and device of ``x``. Every value is within epsilon units of that of x:
             where the sum has rounded past it, the next number towards x is taken.
         """
-        parts = [x.clone()[:0]]
+        if not len(x):
+            return x.clone()
+        parts = []
         for part in x.split(chunk):
             here = part.to(self.device)
             parts.append(self._within(here, self.generator(here)).to(x.device))

@@ -75,9 +75,9 @@ def _draw_images(axes: Any, x: Tensor, shifted: Tensor) -> None:
     for row, images in zip(axes, (x, shifted), strict=True):
         for axis, image in zip(row, (images - low) / span, strict=False):
             if len(image) == 3:
-                axis.imshow(image.permute(1, 2, 0))
+                axis.imshow(image.permute(1, 2, 0).numpy())
             else:
-                axis.imshow(image.mean(dim=0), cmap="gray", vmin=0, vmax=1)
+                axis.imshow(image.mean(dim=0).numpy(), cmap="gray", vmin=0, vmax=1)
 
 
 def _draw_differences(axes: Any, difference: Tensor, limit: float) -> Any:
@@ -86,5 +86,5 @@ def _draw_differences(axes: Any, difference: Tensor, limit: float) -> Any:
     most = difference.gather(1, channel).squeeze(1)
     limit = limit or 1.0
     for axis, image in zip(axes, most, strict=False):
-        drawn = axis.imshow(image, cmap="RdBu_r", vmin=-limit, vmax=limit)
+        drawn = axis.imshow(image.numpy(), cmap="RdBu_r", vmin=-limit, vmax=limit)
     return drawn

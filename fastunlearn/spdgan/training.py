@@ -59,8 +59,9 @@ class Training:
         return f"max_steps, without {', '.join(missing)}" if missing else "max_steps"
 
 
-def begin(data: ForgetSet, config: SPDGANConfig, device: torch.device) -> Training:
-    """Return new networks and optimisers; the weights come from torch's CPU generator."""
+def begin(data: ForgetSet, config: SPDGANConfig, device: torch.device, seed: int) -> Training:
+    """Return new networks and optimisers. Seeds torch's CPU generator, for the weights."""
+    torch.default_generator.manual_seed(seed)
     networks = Networks(data.shape, config)
     if len(data.shape) == 1:
         x = data.x.double()

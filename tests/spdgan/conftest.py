@@ -42,6 +42,7 @@ def trained(model: nn.Module, x: Tensor, y: Tensor, seed: int) -> nn.Module:
             optimizer.zero_grad()
             nn.functional.cross_entropy(model(x[index]), y[index]).backward()
             optimizer.step()
+    model.zero_grad()
     return model
 
 
