@@ -54,9 +54,7 @@ class Recipe:
         for name in ("passes", "lr"):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, (int, float)):
-                raise TypeError(
-                    f"Recipe: {name} must be a number > 0, got {type(value).__name__}"
-                )
+                raise TypeError(f"Recipe: {name} must be a number > 0, got {type(value).__name__}")
             if not (math.isfinite(value) and value > 0):
                 raise ValueError(f"Recipe: {name} must be a finite number > 0, got {value}")
         self.repair(None)

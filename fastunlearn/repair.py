@@ -24,7 +24,7 @@ def default_optimizer(parameters: Iterable[Tensor]) -> torch.optim.Optimizer:
 
 @dataclass(frozen=True)
 class Repair:
-    """How to repair a perturbed model: fine-tune on the retain set, with a teacher on the forget set.
+    """How to repair a perturbed model: fine-tune on the retain set, taught on the forget set.
 
     Each step minimises
 

@@ -63,6 +63,47 @@ def test_run_writes_the_report_and_prints_a_table(config, tmp_path):
     assert (again / "summary.md").read_text() == (out / "summary.md").read_text()
 
 
+def test_audit_adds_a_generator_and_anchors_and_prints_what_they_are_worth(tmp_path):
+    path = tmp_path / "tiny.yaml"
+    block = "spdgan: {max_steps: 3, width: 4, references: 1, anchors: [0.5]}\n"
+    path.write_text(CONFIG.replace("[0, 1]", "[0]") + block)
+    out = tmp_path / "out"
+    result = invoke("audit", path, "--out", out)
+    assert result.exit_code == 0, result.output
+    text = " ".join(result.stdout.split())
+    for words in (
+        "Unlearning",
+        "50 % kept",
+        "Gain over plain accuracy: ",
+        "Anchors: ",
+        "Degrees: ",
+    ):
+        assert words in text
+    assert {p.name for p in out.iterdir()} >= {"spdgan", "pictures", "results.json", "report.html"}
+    page = (out / "report.html").read_text()
+    assert "data:image/png;base64" in page
+    again = tmp_path / "again"
+    assert invoke("report", out / "results.json", "--out", again).exit_code == 0
+    assert (again / "report.html").read_text() == page, "the pictures are found beside the results"
+
+
+def test_audit_of_a_file_without_a_block_takes_the_defaults(config, tmp_path, monkeypatch):
+    from fastunlearn.evaluation import runner
+
+    seen = {}
+
+    def record(config, out, *, resume, progress):
+        seen.update(config=config, out=out)
+        raise runner.Interrupted(None)
+
+    monkeypatch.setattr(runner, "run", record)
+    monkeypatch.chdir(tmp_path)
+    assert invoke("audit", config).exit_code == 130
+    assert seen["config"].spdgan.references == 2 and seen["config"].seeds == (0, 1)
+    assert "partly_retrained_0.1" in seen["config"].methods
+    assert seen["out"].as_posix() == "runs/audit-tiny"
+
+
 def test_ctrl_c_reports_what_is_done_and_resume_completes(config, tmp_path, monkeypatch):
     real = METHODS["top_k"]
 
@@ -230,7 +271,9 @@ def test_ctrl_c_in_bench_keeps_what_is_done(tmp_path, monkeypatch):
     assert len(json.loads(path.read_text())["rows"]) == 1
 
 
-@pytest.mark.parametrize("command", [[], ["demo"], ["run"], ["bench"], ["report"], ["info"]])
+@pytest.mark.parametrize(
+    "command", [[], ["demo"], ["run"], ["audit"], ["bench"], ["report"], ["info"]]
+)
 def test_help(command):
     result = invoke(*command, "--help")
     assert result.exit_code == 0 and "Usage" in result.stdout

@@ -34,7 +34,7 @@ PYTHON_LAYERS = [
     {"_ops", "reference"},
     {"overlap", "targets", "strategies", "selection", "receipt", "perturb", "divergence"},
     {"_loop", "scores", "repair", "_finetune", "unlearn", "recipes"},
-    {"metrics", "evaluation", "bench"},
+    {"metrics", "spdgan", "evaluation", "bench"},
     {"report", "cli", "__main__"},
 ]
 RANK = {name: rank for rank, names in enumerate(PYTHON_LAYERS) for name in names}

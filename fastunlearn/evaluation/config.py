@@ -9,24 +9,32 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import math
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar, get_type_hints
+from typing import Any
 
-_T = TypeVar("_T")
+from fastunlearn.evaluation.audit_config import AuditConfig, anchor_rows, parse_audit
+from fastunlearn.evaluation.parsing import (
+    ConfigError,
+    build,
+    check_choice,
+    check_fraction,
+    check_keys,
+    check_range,
+    listed,
+    mapping,
+    strict_loader,
+    typed,
+)
+
 _SCENARIO_KEYS = {
     "random": ("fraction",),
     "class": ("class",),
     "mislabelled": ("fraction",),
+    "memorised": ("fraction", "models"),
 }
-_TYPE_NAMES = {int: "a whole number", float: "a number", str: "a string", bool: "true or false"}
-
-
-class ConfigError(ValueError):
-    """A configuration that cannot be run; the message names the key and both values."""
+_SCENARIO_DEFAULTS = {"models": 40}
 
 
 @dataclass(frozen=True)
@@ -34,20 +42,23 @@ class ScenarioConfig:
     """What is to be forgotten.
 
     Args:
-        kind: `random` (a stratified random fraction), `class` (all training samples of a class)
-            or `mislabelled` (a random fraction that was trained on with wrong labels).
-        fraction: share of the training set, in (0, 1); for `random` and `mislabelled`.
+        kind: `random` (a stratified random fraction), `class` (all training samples of a class),
+            `mislabelled` (a random fraction that was trained on with wrong labels) or `memorised`
+            (the fraction that models get right only if they were trained on it).
+        fraction: share of the training set, in (0, 1); for all but `class`.
         target_class: the class to forget; written `class` in YAML and JSON.
+        models: number of models that score memorisation; for `memorised`.
     """
 
     kind: str = "random"
     fraction: float | None = None
     target_class: int | None = None
+    models: int | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the JSON form, with the keys of this kind only."""
-        value = self.target_class if self.kind == "class" else self.fraction
-        return {"kind": self.kind, _SCENARIO_KEYS[self.kind][0]: value}
+        values = {"fraction": self.fraction, "class": self.target_class, "models": self.models}
+        return {"kind": self.kind, **{key: values[key] for key in _SCENARIO_KEYS[self.kind]}}
 
 
 @dataclass(frozen=True)
@@ -65,16 +76,16 @@ class FineTuneConfig:
         self._check("repair", least_epochs=0)
 
     def _check(self, where: str, least_epochs: int) -> None:
-        _check_choice(f"{where}.optimizer", self.optimizer, ("adam", "sgd"))
-        _check_range(f"{where}.batch_size", self.batch_size, low=1)
-        _check_range(f"{where}.weight_decay", self.weight_decay, low=0.0)
+        check_choice(f"{where}.optimizer", self.optimizer, ("adam", "sgd"))
+        check_range(f"{where}.batch_size", self.batch_size, low=1)
+        check_range(f"{where}.weight_decay", self.weight_decay, low=0.0)
         if self.lr <= 0.0:
             raise ConfigError(f"{where}.lr must be above 0, got {self.lr}")
         if not 0.0 <= self.momentum < 1.0:
             raise ConfigError(
                 f"{where}.momentum must be at least 0 and below 1, got {self.momentum}"
             )
-        _check_range(f"{where}.epochs", self.epochs, low=least_epochs)
+        check_range(f"{where}.epochs", self.epochs, low=least_epochs)
 
 
 @dataclass(frozen=True)
@@ -97,8 +108,8 @@ class RepairConfig(FineTuneConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _check_range("repair.distill", self.distill, low=0.0)
-        _check_choice("repair.divergence", self.divergence, ("js", "jeffreys"))
+        check_range("repair.distill", self.distill, low=0.0)
+        check_choice("repair.divergence", self.divergence, ("js", "jeffreys"))
 
 
 @dataclass(frozen=True)
@@ -139,6 +150,8 @@ class Config:
             training it; `{seed}` in it stands for the seed. None trains it.
         save_models: write the original model of each seed beside the results, as
             `models/original-SEED.safetensors`.
+        spdgan: makes the evaluation an audit: the forget set is shifted by SPD-GAN before the
+            original model is trained on it. None leaves the forget set as it is.
         threads: CPU threads of torch, or None for torch's own choice. Sums over threads round
             differently, so a fixed number makes results comparable between machines; and a small
             model is served best by one.
@@ -155,10 +168,11 @@ class Config:
     threads: int | None = None
     original: str | None = None
     save_models: bool = False
+    spdgan: AuditConfig | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the resolved configuration in JSON types; `parse_config` reads it back."""
-        return {
+        form = {
             "name": self.name,
             "dataset": self.dataset,
             "test_fraction": self.test_fraction,
@@ -171,10 +185,17 @@ class Config:
             "train": dataclasses.asdict(self.train),
             "methods": {name: method.to_dict() for name, method in self.methods.items()},
         }
+        if self.spdgan is not None:
+            form["spdgan"] = self.spdgan.to_dict()
+        return form
 
     def with_seeds(self, seeds: tuple[int, ...]) -> Config:
         """Return the same configuration over other seeds."""
         return dataclasses.replace(self, seeds=_parse_seeds(list(seeds)))
+
+    def as_audit(self) -> Config:
+        """Return the same configuration with default SPD-GAN settings where it has none."""
+        return self if self.spdgan is not None else parse_config({**self.to_dict(), "spdgan": {}})
 
     def digest(self) -> str:
         """Return the SHA-256 (hex) of everything that changes what one seed gives.
@@ -197,7 +218,7 @@ def load_config(path: str | Path) -> Config:
     import yaml
 
     try:
-        raw = yaml.load(Path(path).read_text(encoding="utf-8"), Loader=_strict_loader())
+        raw = yaml.load(Path(path).read_text(encoding="utf-8"), Loader=strict_loader())
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(
             f"config: {path} must be YAML, got: {' '.join(str(error).split())}"
@@ -215,154 +236,73 @@ def parse_config(raw: Any) -> Config:
     from fastunlearn.evaluation.methods import parse_methods
     from fastunlearn.evaluation.models import MODELS
 
-    top = _mapping("config", raw)
+    top = mapping("config", raw)
     allowed = [f.name for f in dataclasses.fields(Config)] + ["repair"]
-    _check_keys("config", top, allowed, required=("dataset", "model", "scenario"))
-    dataset = _typed("dataset", top["dataset"], str)
-    model = _typed("model", top["model"], str)
-    _check_choice("dataset", dataset, tuple(DATASETS))
-    _check_choice("model", model, tuple(MODELS))
-    test_fraction = _typed("test_fraction", top.get("test_fraction", 0.2), float)
-    _check_fraction("test_fraction", test_fraction)
+    check_keys("config", top, allowed, required=("dataset", "model", "scenario"))
+    for name, choices in (("dataset", tuple(DATASETS)), ("model", tuple(MODELS))):
+        check_choice(name, typed(name, top[name], str), choices)
+    test_fraction = typed("test_fraction", top.get("test_fraction", 0.2), float)
+    check_fraction("test_fraction", test_fraction)
     threads = top.get("threads")
     if threads is not None:
-        _check_range("threads", _typed("threads", threads, int), low=1)
-    original = top.get("original")
-    if original is not None:
-        _typed("original", original, str)
+        check_range("threads", typed("threads", threads, int), low=1)
     repair = build(RepairConfig, "repair", top.get("repair", {}))
+    audit, methods = parse_audit(top["spdgan"]) if "spdgan" in top else None, top.get("methods")
     return Config(
-        name=_typed("name", top.get("name", f"{dataset} {model}"), str),
-        dataset=dataset,
-        model=model,
-        scenario=_parse_scenario(top["scenario"], DATASETS[dataset].n_classes),
+        name=typed("name", top.get("name", f"{top['dataset']} {top['model']}"), str),
+        dataset=top["dataset"],
+        model=top["model"],
+        scenario=_parse_scenario(top["scenario"], DATASETS[top["dataset"]].n_classes),
         train=build(TrainConfig, "train", top.get("train", {})),
-        methods=parse_methods(top.get("methods"), repair),
+        methods=parse_methods(methods, repair, anchor_rows(audit) if audit else {}),
         seeds=_parse_seeds(top.get("seeds", [0])),
         test_fraction=test_fraction,
         threads=threads,
-        original=original,
-        save_models=_typed("save_models", top.get("save_models", False), bool),
+        original=_parse_original(top.get("original"), audit),
+        save_models=typed("save_models", top.get("save_models", False), bool),
+        spdgan=audit,
     )
 
 
-def build(cls: type[_T], where: str, raw: Any, base: _T | None = None) -> _T:
-    """Make the dataclass `cls` from a mapping of YAML values, strictly.
-
-    Args:
-        cls: a dataclass whose fields are int, float, str or bool.
-        where: place in the configuration, for messages.
-        raw: the mapping; keys that are absent keep their default, or `base`'s value.
-        base: values to start from.
-
-    Raises:
-        ConfigError: an unknown key, a wrong type, or a value that `cls` refuses.
-    """
-    given = _mapping(where, raw)
-    hints = get_type_hints(cls)
-    _check_keys(where, given, list(hints))
-    values = {key: _typed(f"{where}.{key}", value, hints[key]) for key, value in given.items()}
-    if base is None:
-        return cls(**values)
-    return dataclasses.replace(base, **values)  # type: ignore[type-var]
+def _parse_original(raw: Any, audit: AuditConfig | None) -> str | None:
+    if raw is not None:
+        typed("original", raw, str)
+        if audit is not None:
+            raise ConfigError(
+                "original must be absent in an audit, where the original model is trained on the "
+                f"shifted forget set, got {raw!r}"
+            )
+    return raw
 
 
 def _parse_scenario(raw: Any, n_classes: int) -> ScenarioConfig:
-    given = _mapping("scenario", raw)
+    given = mapping("scenario", raw)
     if "kind" not in given:
-        raise ConfigError(f"scenario.kind must be one of {_listed(_SCENARIO_KEYS)}, got nothing")
-    kind = _typed("scenario.kind", given["kind"], str)
-    _check_choice("scenario.kind", kind, tuple(_SCENARIO_KEYS))
+        raise ConfigError(f"scenario.kind must be one of {listed(_SCENARIO_KEYS)}, got nothing")
+    kind = typed("scenario.kind", given["kind"], str)
+    check_choice("scenario.kind", kind, tuple(_SCENARIO_KEYS))
     keys = _SCENARIO_KEYS[kind]
-    _check_keys("scenario", given, ["kind", *keys], required=keys)
+    required = tuple(key for key in keys if key not in _SCENARIO_DEFAULTS)
+    check_keys("scenario", given, ["kind", *keys], required=required)
     if kind == "class":
-        target = _typed("scenario.class", given["class"], int)
-        _check_range("scenario.class", target, low=0, high=n_classes - 1)
+        target = typed("scenario.class", given["class"], int)
+        check_range("scenario.class", target, low=0, high=n_classes - 1)
         return ScenarioConfig(kind, target_class=target)
-    fraction = _typed("scenario.fraction", given["fraction"], float)
-    _check_fraction("scenario.fraction", fraction)
-    return ScenarioConfig(kind, fraction=fraction)
+    fraction = typed("scenario.fraction", given["fraction"], float)
+    check_fraction("scenario.fraction", fraction)
+    if kind != "memorised":
+        return ScenarioConfig(kind, fraction=fraction)
+    models = typed("scenario.models", given.get("models", _SCENARIO_DEFAULTS["models"]), int)
+    check_range("scenario.models", models, low=2)
+    return ScenarioConfig(kind, fraction=fraction, models=models)
 
 
 def _parse_seeds(raw: Any) -> tuple[int, ...]:
     if not isinstance(raw, list) or not raw:
         raise ConfigError(f"seeds must be a list of at least one whole number, got {raw!r}")
-    seeds = tuple(_typed("seeds", seed, int) for seed in raw)
+    seeds = tuple(typed("seeds", seed, int) for seed in raw)
     for seed in seeds:
-        _check_range("seeds", seed, low=0, high=2**63 - 1)
+        check_range("seeds", seed, low=0, high=2**63 - 1)
     if len(set(seeds)) != len(seeds):
         raise ConfigError(f"seeds must be different from one another, got {raw!r}")
     return seeds
-
-
-def _mapping(where: str, raw: Any) -> dict[str, Any]:
-    if not isinstance(raw, Mapping) or not all(isinstance(key, str) for key in raw):
-        raise ConfigError(f"{where} must be a mapping of names to values, got {raw!r}")
-    return dict(raw)
-
-
-def _typed(where: str, value: Any, kind: Any) -> Any:
-    # bool is a subclass of int, but `epochs: true` is a mistake
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if not isinstance(value, kind) or (kind is not bool and isinstance(value, bool)):
-        raise ConfigError(f"{where} must be {_TYPE_NAMES[kind]}, got {value!r}")
-    if kind is float and not math.isfinite(value):
-        raise ConfigError(f"{where} must be finite, got {value!r}")
-    return value
-
-
-def _check_keys(
-    where: str, given: Mapping[str, Any], allowed: list[str], required: tuple[str, ...] = ()
-) -> None:
-    unknown = [key for key in given if key not in allowed]
-    if unknown:
-        raise ConfigError(f"{where}: keys must be among {_listed(allowed)}, got {_listed(unknown)}")
-    missing = [key for key in required if key not in given]
-    if missing:
-        raise ConfigError(f"{where}: {_listed(missing)} must be given, got {_listed(given)}")
-
-
-def _check_choice(where: str, value: str, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise ConfigError(f"{where} must be one of {_listed(choices)}, got {value!r}")
-
-
-def _check_range(where: str, value: float, low: float, high: float | None = None) -> None:
-    if value < low or (high is not None and value > high):
-        upper = "" if high is None else f" and at most {high}"
-        raise ConfigError(f"{where} must be at least {low}{upper}, got {value}")
-
-
-def _check_fraction(where: str, value: float) -> None:
-    if not 0.0 < value < 1.0:
-        raise ConfigError(f"{where} must be above 0 and below 1, got {value}")
-
-
-def _listed(names: Any) -> str:
-    return ", ".join(repr(name) for name in names) or "nothing"
-
-
-def _strict_loader() -> Any:
-    """Return a safe YAML loader that reads `1e-3` as a number and refuses a key given twice."""
-    import yaml
-
-    class StrictLoader(yaml.SafeLoader):
-        def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-            keys = [child.value for child, _ in node.value if isinstance(child.value, str)]
-            twice = sorted({key for key in keys if keys.count(key) > 1})
-            if twice:
-                line = node.start_mark.line + 1
-                raise ConfigError(
-                    f"config: each key must be given once, got {_listed(twice)} twice "
-                    f"in the block at line {line}"
-                )
-            return super().construct_mapping(node, deep)
-
-    # YAML 1.1 wants a dot in a float; people write 1e-3
-    StrictLoader.add_implicit_resolver(
-        "tag:yaml.org,2002:float",
-        re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"),
-        list("-+0123456789"),
-    )
-    return StrictLoader

@@ -30,6 +30,11 @@ class Samples:
         return Samples(self.x[index], self.y[index])
 
 
+def joined(first: Samples, second: Samples) -> Samples:
+    """Return the samples of both, in that order, as copies."""
+    return Samples(torch.cat([first.x, second.x]), torch.cat([first.y, second.y]))
+
+
 @dataclass(frozen=True)
 class DatasetSpec:
     """A data set: its number of classes and the function that loads all of it."""
@@ -165,6 +170,29 @@ def stratified_choice(labels: Tensor, fraction: float, *, seed: int) -> tuple[Te
         order = torch.randperm(len(members), generator=generator)
         chosen[members[order[: round(fraction * len(members))]]] = True
     return torch.nonzero(chosen).flatten(), torch.nonzero(~chosen).flatten()
+
+
+def stratified_order(labels: Tensor, *, seed: int) -> Tensor:
+    """Return a random order of which every beginning holds the classes in equal shares.
+
+    An example's place is that of (r + u) / n: r its random rank among the n of its class, u
+    uniform in [0, 1), drawn once for each class.
+
+    Args:
+        labels: int64, shape (N,).
+        seed: of the ranks and draws.
+
+    Returns:
+        int64, shape (N,), a permutation of 0..N-1.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    place = torch.empty(len(labels), dtype=torch.float64)
+    for label in labels.unique(sorted=True):
+        members = torch.nonzero(labels == label).flatten()
+        ranks = torch.randperm(len(members), generator=generator).double()
+        start = torch.rand((), generator=generator, dtype=torch.float64)
+        place[members] = (ranks + start) / len(members)
+    return place.argsort(stable=True)
 
 
 def _missing(package: str, dataset: str) -> ImportError:

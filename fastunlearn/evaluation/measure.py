@@ -9,10 +9,10 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from fastunlearn.evaluation.data import derive_seed
-from fastunlearn.evaluation.methods import Outcome
-from fastunlearn.evaluation.results import METRICS
+from fastunlearn.evaluation.data import Samples, derive_seed
+from fastunlearn.evaluation.results import AUDIT_METRICS, METRICS
 from fastunlearn.evaluation.scenarios import Scenario
+from fastunlearn.evaluation.task import Outcome
 from fastunlearn.evaluation.training import predict
 from fastunlearn.metrics import (
     AVERAGE_GAP_METRICS,
@@ -27,6 +27,8 @@ from fastunlearn.metrics import (
     parameter_distance,
     undefined_reason,
     unlearning_accuracy,
+    unlearning_degree,
+    unlearning_degree_normalised,
 )
 
 
@@ -35,7 +37,8 @@ class Metrics:
     """The figures of one method.
 
     Args:
-        values: every name of `results.METRICS`; None where undefined.
+        values: every name of `results.METRICS`, in an audit also of `results.AUDIT_METRICS`; None
+            where undefined.
         undefined: the reason of each None.
     """
 
@@ -45,13 +48,17 @@ class Metrics:
 
 @dataclass(frozen=True)
 class _Outputs:
-    """Logits of one model on the three sets, and the accuracies that follow."""
+    """Logits of one model on the sets, and the accuracies that follow.
+
+    `on_unshifted` is None outside an audit.
+    """
 
     forget: Tensor
-    test: Tensor
+    unseen: Tensor
     on_forget: float
     on_retain: float
     on_test: float
+    on_unshifted: float | None
 
 
 def measure(
@@ -61,7 +68,8 @@ def measure(
 
     `js_to_retrained` is the mean Jensen-Shannon divergence (nats) of the outputs on the forget
     set; `parameter_distance` is the L2 distance to the original model. The membership attack
-    tells forget samples from test samples of the same labels and has one seed for all methods.
+    tells forget samples from unseen samples of the same labels and has one seed for all methods.
+    In an audit the forget set of all these figures is the shifted one.
 
     Args:
         outcomes: by method name; must hold `original` and `retrain`.
@@ -88,6 +96,9 @@ def measure(
         }
         for name, outcome in outcomes.items()
     }
+    for name, own in outputs.items():
+        if own.on_unshifted is not None:
+            raw[name] |= _audit_metrics(own, outputs["original"], outputs["retrain"])
     for values in raw.values():
         values["average_gap"] = average_gap(values, raw["retrain"])
         values["average_gap_without_attack"] = _gap_without_attack(values, raw["retrain"])
@@ -111,14 +122,18 @@ def _one_blas_thread() -> Iterator[None]:
 
 
 def _outputs(outcome: Outcome, scenario: Scenario) -> _Outputs:
+    def on(samples: Samples) -> float:
+        return accuracy(predict(outcome.model, samples), samples.y)
+
     forget = predict(outcome.model, scenario.forget)
-    test = predict(outcome.model, scenario.test)
+    plain = scenario.unshifted_forget
     return _Outputs(
         forget=forget,
-        test=test,
+        unseen=predict(outcome.model, scenario.unseen),
         on_forget=accuracy(forget, scenario.forget.y),
-        on_retain=accuracy(predict(outcome.model, scenario.retain), scenario.retain.y),
-        on_test=accuracy(test, scenario.test.y),
+        on_retain=on(scenario.retain),
+        on_test=on(scenario.test),
+        on_unshifted=None if plain is None else on(plain),
     )
 
 
@@ -140,9 +155,25 @@ def _accuracy_metrics(own: _Outputs, original: _Outputs, retrained: _Outputs) ->
     }
 
 
+def _audit_metrics(own: _Outputs, original: _Outputs, retrained: _Outputs) -> dict[str, float]:
+    assert own.on_unshifted is not None  # all outputs of an audit have it
+    assert original.on_unshifted is not None and retrained.on_unshifted is not None
+    plain = (original.on_unshifted, own.on_unshifted)
+    return {
+        "unlearning_degree": unlearning_degree(original.on_forget, own.on_forget),
+        "unlearning_degree_normalised": unlearning_degree_normalised(
+            original.on_forget, own.on_forget, retrained.on_forget
+        ),
+        "unshifted_forget_accuracy": own.on_unshifted,
+        "unshifted_degree": unlearning_degree(*plain),
+        # the same formula, and its reason names the unshifted set
+        "unshifted_degree_normalised": forgetting_rate_normalised(*plain, retrained.on_unshifted),
+    }
+
+
 def _attack_metrics(own: _Outputs, scenario: Scenario, seed: int) -> dict[str, float]:
     found = membership_attack(
-        own.forget, scenario.forget.y, own.test, scenario.unseen_labels, seed=seed
+        own.forget, scenario.forget.y, own.unseen, scenario.unseen.y, seed=seed
     )
     return {
         "mia_auc": found.auc,
@@ -158,7 +189,7 @@ def _checked(raw: dict[str, float]) -> Metrics:
     """Replace what is not a finite number by None, with the reason."""
     values: dict[str, float | None] = {}
     undefined: dict[str, str] = {}
-    for name in METRICS:
+    for name in (*METRICS, *(name for name in AUDIT_METRICS if name in raw)):
         value = raw[name]
         reason = undefined_reason(value)
         if reason is None and math.isinf(value):

@@ -7,11 +7,10 @@ weights), and the seconds of its outcome cover all that it needs: scoring, pertu
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,76 +18,21 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from fastunlearn._loop import ProgressHook
-from fastunlearn.evaluation.config import (
-    Config,
-    ConfigError,
-    FineTuneConfig,
-    MethodConfig,
-    RepairConfig,
-    build,
+from fastunlearn.evaluation.config import FineTuneConfig, MethodConfig, RepairConfig
+from fastunlearn.evaluation.data import derive_seed
+from fastunlearn.evaluation.parsing import ConfigError, build
+from fastunlearn.evaluation.retraining import (
+    PartlyRetrainedOptions,
+    partly_retrain,
+    retrain,
+    retrain_again,
+    train_original,
 )
-from fastunlearn.evaluation.data import Samples, TensorLoader, derive_seed
-from fastunlearn.evaluation.models import build_model, load_weights
-from fastunlearn.evaluation.scenarios import Scenario
-from fastunlearn.evaluation.training import fit, optimizer_factory, silent
+from fastunlearn.evaluation.task import Outcome, Task
+from fastunlearn.evaluation.training import fit, optimizer_factory
 from fastunlearn.repair import Repair
 from fastunlearn.strategies import RandomK, TopK
 from fastunlearn.unlearn import unlearn
-
-
-@dataclass(frozen=True)
-class Task:
-    """What a method is given.
-
-    Args:
-        config: the evaluation.
-        seed: of this run; every source of randomness derives its own from it.
-        scenario: the sets.
-        n_classes: number of classes.
-        original: the model trained on forget and retain set; None while it is not trained yet.
-            Methods must not change it.
-        progress: called as work inside a method is done: phase, done, total.
-    """
-
-    config: Config
-    seed: int
-    scenario: Scenario
-    n_classes: int
-    original: nn.Module | None = None
-    progress: ProgressHook = silent
-
-    def copy_of_original(self) -> nn.Module:
-        """Return a copy of the original model that may be changed."""
-        if self.original is None:
-            raise ValueError("task: original must be trained before this method, got None")
-        return copy.deepcopy(self.original)
-
-    def retain_loader(self, batch_size: int) -> TensorLoader:
-        """Return shuffled batches of the retain set, in one order for all methods and passes.
-
-        A pass that scoring or a check takes before the repair then changes nothing for it.
-        """
-        seed = derive_seed(self.seed, "repair", "retain order")
-        return TensorLoader(self.scenario.retain, batch_size, seed=seed, reshuffle=False)
-
-    def forget_loader(self, batch_size: int) -> TensorLoader:
-        """Return shuffled batches of the forget set, in one order for all methods and passes."""
-        seed = derive_seed(self.seed, "repair", "forget order")
-        return TensorLoader(self.scenario.forget, batch_size, seed=seed, reshuffle=False)
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What a method gives: the model, the seconds it took, and which parameters were selected.
-
-    `selected` is None for methods that select nothing, else
-    `{"k": int, "tensors": [{"name", "numel", "selected"}, ...]}` in model order.
-    """
-
-    model: nn.Module
-    seconds: float
-    selected: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -122,37 +66,6 @@ class MethodKind:
     options: type
     repair: type[FineTuneConfig] | None
     run: Callable[[Task, MethodConfig], Outcome]
-
-
-def train_original(task: Task, method: MethodConfig) -> Outcome:
-    """Train fresh weights on the whole training set, forget and retain together.
-
-    Where the configuration names a file, its weights are taken instead, and the time is 0.
-    """
-    if task.config.original is not None:
-        model = _fresh_model(task, "original")
-        load_weights(model, task.config.original.replace("{seed}", str(task.seed)))
-        return Outcome(model.eval(), 0.0)
-    forget, retain = task.scenario.forget, task.scenario.retain
-    everything = Samples(torch.cat([forget.x, retain.x]), torch.cat([forget.y, retain.y]))
-    return _train_fresh(task, everything, "original")
-
-
-def retrain(task: Task, method: MethodConfig) -> Outcome:
-    """Train fresh weights on the retain set alone: the gold standard.
-
-    Neither the forget set nor the original model is read. Initial weights and batch order come
-    from seeds of their own, so nothing of the original model's training is repeated.
-    """
-    return _train_fresh(task, task.scenario.retain, "retrain")
-
-
-def retrain_again(task: Task, method: MethodConfig) -> Outcome:
-    """Retrain once more, with other initial weights and another batch order.
-
-    Its distance to `retrain` is what two honest retrainings differ by.
-    """
-    return _train_fresh(task, task.scenario.retain, "retrain again")
 
 
 def perturb_and_repair(task: Task, method: MethodConfig) -> Outcome:
@@ -224,6 +137,9 @@ METHODS: dict[str, MethodKind] = {
     "original": MethodKind("Original", NoOptions, None, train_original),
     "retrain": MethodKind("Retrained", NoOptions, None, retrain),
     "retrain_again": MethodKind("Retrained again", NoOptions, None, retrain_again),
+    "partly_retrained": MethodKind(
+        "Partly retrained", PartlyRetrainedOptions, None, partly_retrain
+    ),
     "top_k": MethodKind("Top-K", TopK, RepairConfig, perturb_and_repair),
     "random_k": MethodKind("Random-k", RandomK, RepairConfig, perturb_and_repair),
     "fine_tune": MethodKind("Fine-tuning", NoOptions, FineTuneConfig, fine_tune),
@@ -250,7 +166,9 @@ def register(name: str, kind: MethodKind) -> None:
     METHODS[name] = kind
 
 
-def parse_methods(raw: Any, repair: RepairConfig) -> dict[str, MethodConfig]:
+def parse_methods(
+    raw: Any, repair: RepairConfig, added: Mapping[str, Any] | None = None
+) -> dict[str, MethodConfig]:
     """Check the `methods` block and put `original` and `retrain` first.
 
     Args:
@@ -258,6 +176,7 @@ def parse_methods(raw: Any, repair: RepairConfig) -> dict[str, MethodConfig]:
             entry's `kind` defaults to its name; `repair` overrides single keys of the shared
             repair.
         repair: the shared repair.
+        added: rows that follow where the block lacks them.
 
     Raises:
         ConfigError: an entry is not valid.
@@ -266,8 +185,9 @@ def parse_methods(raw: Any, repair: RepairConfig) -> dict[str, MethodConfig]:
     if not isinstance(given, dict) or not all(isinstance(name, str) for name in given):
         raise ConfigError(f"methods must be a mapping of names to options, got {given!r}")
     first = {name: given.get(name, {}) for name in ("original", "retrain")}
+    last = {name: row for name, row in (added or {}).items() if name not in given}
     methods = {}
-    for name, entry in {**first, **given}.items():
+    for name, entry in {**first, **given, **last}.items():
         methods[name] = _parse_method(name, {} if entry is None else entry, repair)
     for name in first:
         if methods[name].kind != name:
@@ -328,24 +248,6 @@ def _parse_options(cls: type, where: str, options: dict[str, Any]) -> dict[str, 
 def _as_arguments(options: Any) -> dict[str, Any]:
     # YAML and JSON have lists, the strategies take tuples
     return {k: tuple(v) if isinstance(v, list) else v for k, v in options.items()}
-
-
-def _train_fresh(task: Task, samples: Samples, purpose: str) -> Outcome:
-    train = task.config.train
-    started = time.perf_counter()
-    model = _fresh_model(task, purpose)
-    loader = TensorLoader(
-        samples, train.batch_size, seed=derive_seed(task.seed, purpose, "batch order")
-    )
-    optimizer = optimizer_factory(train)(model.parameters())
-    fit(model, loader, optimizer, train.epochs, progress=task.progress)
-    return Outcome(model, time.perf_counter() - started)
-
-
-def _fresh_model(task: Task, purpose: str) -> nn.Module:
-    image_size = task.scenario.retain.x.shape[-1]
-    seed = derive_seed(task.seed, purpose, "weights")
-    return build_model(task.config.model, image_size, task.n_classes, seed=seed)
 
 
 def _selected(receipt: dict[str, Any]) -> dict[str, Any]:

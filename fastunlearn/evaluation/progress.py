@@ -8,8 +8,8 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from fastunlearn.evaluation.runner import Event
-from fastunlearn.evaluation.runner import Progress as ProgressHook
+from fastunlearn.evaluation.one_seed import Event
+from fastunlearn.evaluation.one_seed import Progress as ProgressHook
 
 
 @contextmanager

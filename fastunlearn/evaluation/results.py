@@ -7,6 +7,7 @@
 - `runs`: one entry for each finished seed, with `seed`, `sizes`, `n_params`, `methods`, and
   `elapsed_seconds`. A method has `label`, `metrics` (null where undefined), `undefined` (the
   reason for each null), `selected`, `seconds` and `run_time_ratio`;
+  In an audit a run also has `audit`, and its metrics hold `AUDIT_METRICS` too;
 - `summary`: for each method and metric mean, std, 95 % Student-t interval and n over the seeds
   where it is defined; std and interval are null for fewer than two.
 
@@ -45,6 +46,13 @@ METRICS = (
     "average_gap",
     "average_gap_without_attack",
 )
+AUDIT_METRICS = (
+    "unlearning_degree",
+    "unlearning_degree_normalised",
+    "unshifted_forget_accuracy",
+    "unshifted_degree",
+    "unshifted_degree_normalised",
+)
 TIMES = ("seconds", "run_time_ratio", "elapsed_seconds")
 _STATISTICS = ("mean", "std", "ci_low", "ci_high", "n")
 _TOP = {
@@ -58,6 +66,17 @@ _TOP = {
     "summary": dict,
 }
 _RUN = {"seed": int, "sizes": dict, "n_params": int, "methods": dict, "elapsed_seconds": float}
+_AUDIT = {
+    "fit": dict,
+    "closeness": dict,
+    "references": dict,
+    "spread": dict,
+    "gain": object,
+    "gain_unshifted": object,
+    "undefined": dict,
+    "anchors": dict,
+}
+_ANCHORS = {"order": list, "degrees": list, "in_order": bool, "out_of_order": list}
 _METHOD = {
     "label": str,
     "metrics": dict,
@@ -121,7 +140,7 @@ def summarise(runs: list[dict[str, Any]]) -> dict[str, Any]:
     summary: dict[str, Any] = {}
     for method in runs[0]["methods"] if runs else ():
         entries = [run["methods"][method] for run in runs]
-        rows = {metric: [e["metrics"][metric] for e in entries] for metric in METRICS}
+        rows = {metric: [e["metrics"][metric] for e in entries] for metric in entries[0]["metrics"]}
         rows["run_time_ratio"] = [e["run_time_ratio"] for e in entries]
         rows["seconds"] = [e["seconds"] for e in entries]
         summary[method] = {
@@ -194,18 +213,41 @@ def _student_t() -> Any:
 
 
 def _check_run(where: str, run: Any) -> None:
-    _check_keys(where, run, _RUN)
+    is_audit = isinstance(run, dict) and "audit" in run
+    _check_keys(where, run, {**_RUN, "audit": dict} if is_audit else _RUN)
+    if is_audit:
+        _check_audit(f"{where}.audit", run["audit"])
     _check_keys(f"{where}.sizes", run["sizes"], dict.fromkeys(("forget", "retain", "test"), int))
     for name in ("original", "retrain"):
         if name not in run["methods"]:
             raise ResultsError(f"{where}.methods must hold {name!r}, got {list(run['methods'])}")
     for name, method in run["methods"].items():
-        _check_method(f"{where}.methods.{name}", method)
+        _check_method(f"{where}.methods.{name}", method, is_audit)
 
 
-def _check_method(where: str, method: Any) -> None:
+def _check_audit(where: str, audit: Any) -> None:
+    _check_keys(where, audit, _AUDIT)
+    _check_keys(f"{where}.anchors", audit["anchors"], _ANCHORS)
+    _check_keys(f"{where}.fit", audit["fit"], {"steps": int, "stopped": str, "seconds": float})
+    _check_keys(
+        f"{where}.spread", audit["spread"], dict.fromkeys(("shifted", "plain", "unshifted"), float)
+    )
+    _check_keys(f"{where}.references", audit["references"], {"shifted": list, "unshifted": list})
+    for name, value in audit["closeness"].items():
+        _check_number(f"{where}.closeness.{name}", value, optional=True)
+    for name in ("gain", "gain_unshifted"):
+        _check_number(f"{where}.{name}", audit[name], optional=True)
+        if (audit[name] is None) != (name in audit["undefined"]):
+            raise ResultsError(
+                f"{where}.undefined must give a reason for null gains only, got {audit[name]} for "
+                f"{name} and reasons for {sorted(audit['undefined'])}"
+            )
+
+
+def _check_method(where: str, method: Any, is_audit: bool) -> None:
     _check_keys(where, method, _METHOD)
-    _check_names(f"{where}.metrics", method["metrics"], METRICS)
+    names = (*METRICS, *AUDIT_METRICS) if is_audit else METRICS
+    _check_names(f"{where}.metrics", method["metrics"], names)
     for metric, value in method["metrics"].items():
         _check_number(f"{where}.metrics.{metric}", value, optional=True)
         if (value is None) != (metric in method["undefined"]):

@@ -4,23 +4,20 @@ from __future__ import annotations
 
 import os
 import platform
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from fastunlearn._ops import backend_of
 from fastunlearn._version import __version__
-from fastunlearn.evaluation.config import Config, ConfigError
-from fastunlearn.evaluation.data import DATASETS, Samples, derive_seed, stratified_choice
-from fastunlearn.evaluation.measure import measure
-from fastunlearn.evaluation.methods import METHODS, Outcome, Task
+from fastunlearn.evaluation.audit import save_instrument
+from fastunlearn.evaluation.config import Config
+from fastunlearn.evaluation.data import DATASETS
 from fastunlearn.evaluation.models import save_weights
+from fastunlearn.evaluation.one_seed import Progress, run_seed, unheard
 from fastunlearn.evaluation.results import (
     SCHEMA,
     ResultsError,
@@ -28,40 +25,8 @@ from fastunlearn.evaluation.results import (
     summarise,
     write_results,
 )
-from fastunlearn.evaluation.scenarios import make_scenario
-from fastunlearn.metrics import run_time_ratio
 
 RESULTS_NAME = "results.json"
-# How the package begins a message about an argument; here all of these come from the user.
-_REFUSALS = ("perturb_:", "select:", "score:", "unlearn:")
-
-
-@dataclass(frozen=True)
-class Event:
-    """One piece of progress: a step of a seed begins, goes on, or ends.
-
-    Args:
-        seed: of the run.
-        seed_number: its place among the seeds, from 1.
-        n_seeds: number of seeds.
-        label: display name of what is done.
-        step: place of it within the seed, from 1; 0 is the warm-up before the first seed.
-        n_steps: steps of a seed.
-        part: what goes on inside the step: phase, how much is done, of how much (or None).
-        seconds: what the step took, once it has ended.
-    """
-
-    seed: int
-    seed_number: int
-    n_seeds: int
-    label: str
-    step: int
-    n_steps: int
-    part: tuple[str, int, int | None] | None = None
-    seconds: float | None = None
-
-
-Progress = Callable[[Event], None]
 
 
 class Interrupted(KeyboardInterrupt):
@@ -98,7 +63,7 @@ def run(
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     with _threads(config.threads):
-        return _run(config, out / RESULTS_NAME, resume, progress or _silent)
+        return _run(config, out / RESULTS_NAME, resume, progress or unheard)
 
 
 def environment() -> dict[str, Any]:
@@ -120,12 +85,22 @@ def _run(config: Config, path: Path, resume: bool, progress: Progress) -> dict[s
         samples = DATASETS[config.dataset].load()
         missing = [s for s in config.seeds if all(r["seed"] != s for r in results["runs"])]
         for seed in missing:
-            finished, original = _run_seed(config, samples, seed, progress, seed == missing[0])
+            done = run_seed(
+                config,
+                samples,
+                seed,
+                progress,
+                warm_up=seed == missing[0],
+                folder=path.parent,
+            )
             if config.save_models:
-                save_weights(original, path.parent / "models" / f"original-{seed}.safetensors")
+                models = path.parent / "models"
+                save_weights(done.original, models / f"original-{seed}.safetensors")
+            if done.instrument is not None:
+                save_instrument(done.instrument, path.parent)
             if not results["runs"] and path.exists():
                 os.replace(path, path.with_name("results.previous.json"))
-            results = _assemble(config, results["environment"], [*results["runs"], finished])
+            results = _assemble(config, results["environment"], [*results["runs"], done.entry])
             write_results(results, path)
     except KeyboardInterrupt:
         raise Interrupted(results if results["runs"] else None) from None
@@ -141,10 +116,6 @@ def _threads(number: int | None) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-def _silent(event: Event) -> None:
-    """Report nothing."""
 
 
 def _assemble(
@@ -179,98 +150,3 @@ def _resumed(config: Config, path: Path) -> dict[str, Any]:
         if there != here:
             raise ResultsError(f"resume: {key} must be {there!r} as in {path}, got {here!r}")
     return _assemble(config, found["environment"], found["runs"])
-
-
-def _run_seed(
-    config: Config, samples: Samples, seed: int, progress: Progress, warm_up: bool
-) -> tuple[dict[str, Any], nn.Module]:
-    """Return the entry of one seed for the results, and its original model."""
-    task = make_task(config, samples, seed)
-    scenario = task.scenario
-    number = config.seeds.index(seed) + 1
-    first = Event(seed, number, len(config.seeds), "", 0, len(config.methods) + 1)
-    if warm_up:
-        progress(replace(first, label="Warm-up"))
-        _run_methods(_shortened(task), first, _silent)
-    started = time.perf_counter()
-    outcomes = _run_methods(task, first, progress)
-    event = replace(first, label="Metrics", step=first.n_steps)
-    progress(event)
-    measuring = time.perf_counter()
-    metrics = measure(outcomes, scenario, seed=seed)
-    progress(replace(event, seconds=time.perf_counter() - measuring))
-    reference_seconds = outcomes["retrain"].seconds
-    original = outcomes["original"].model
-    entry = {
-        "seed": seed,
-        "sizes": {
-            "forget": len(scenario.forget),
-            "retain": len(scenario.retain),
-            "test": len(scenario.test),
-        },
-        "n_params": sum(p.numel() for p in original.parameters()),
-        "methods": {
-            name: {
-                "label": config.methods[name].label,
-                "metrics": metrics[name].values,
-                "undefined": metrics[name].undefined,
-                "selected": outcome.selected,
-                "seconds": outcome.seconds,
-                "run_time_ratio": run_time_ratio(outcome.seconds, reference_seconds),
-            }
-            for name, outcome in outcomes.items()
-        },
-        "elapsed_seconds": time.perf_counter() - started,
-    }
-    return entry, original
-
-
-def make_task(config: Config, samples: Samples, seed: int) -> Task:
-    """Split the samples for one seed and choose its forget set; no model is trained yet."""
-    n_classes = DATASETS[config.dataset].n_classes
-    test, train = stratified_choice(
-        samples.y, config.test_fraction, seed=derive_seed(seed, "split")
-    )
-    scenario = make_scenario(
-        config.scenario, samples.at(train), samples.at(test), n_classes, seed=seed
-    )
-    return Task(config, seed, scenario, n_classes)
-
-
-def _shortened(task: Task) -> Task:
-    """Return the task with one short epoch.
-
-    Running it first keeps what happens once in a process, such as lazy imports and the choice of
-    convolution kernels for a shape, out of the times of the first seed.
-    """
-    config, scenario = task.config, task.scenario
-    some = torch.arange(min(2 * config.train.batch_size, len(scenario.retain)))
-    few = torch.arange(min(config.train.batch_size, len(scenario.forget)))
-    short = replace(scenario, retain=scenario.retain.at(some), forget=scenario.forget.at(few))
-    return replace(
-        task,
-        config=replace(config, train=replace(config.train, epochs=1)),
-        scenario=short,
-    )
-
-
-def _run_methods(task: Task, first: Event, progress: Progress) -> dict[str, Outcome]:
-    outcomes: dict[str, Outcome] = {}
-    for step, (name, method) in enumerate(task.config.methods.items(), start=1):
-        event = replace(first, label=method.label, step=step)
-        progress(event)
-
-        def within(phase: str, done: int, total: int | None, event: Event = event) -> None:
-            progress(replace(event, part=(phase, done, total)))
-
-        try:
-            outcome = METHODS[method.kind].run(replace(task, progress=within), method)
-        except (TypeError, ValueError) as error:
-            if str(error).startswith(_REFUSALS):
-                raise ConfigError(f"methods.{name}: {error}") from error
-            raise
-        outcomes[name] = outcome
-        if name == "original":
-            task = replace(task, original=outcome.model)
-        progress(replace(event, seconds=outcome.seconds))
-    return outcomes

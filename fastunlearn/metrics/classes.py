@@ -26,6 +26,8 @@ from fastunlearn.metrics.functional import (
     memory_retention_rate,
     memory_retention_rate_normalised,
     unlearning_accuracy,
+    unlearning_degree,
+    unlearning_degree_normalised,
 )
 from fastunlearn.metrics.metric_base import UnlearningMetric
 from fastunlearn.metrics.undefined import Undefined
@@ -37,7 +39,9 @@ __all__ = [
     "MemoryRetentionRate",
     "NormalisedForgettingRate",
     "NormalisedMemoryRetentionRate",
+    "NormalisedUnlearningDegree",
     "UnlearningAccuracy",
+    "UnlearningDegree",
 ]
 
 
@@ -232,6 +236,75 @@ class UnlearningAccuracy(_AccuracyMetric):
             targets: Class indices, shape (N,).
         """
         self._count(targets, unlearned)
+
+
+class UnlearningDegree(_AccuracyMetric):
+    """Unlearning degree over the shifted forget set.
+
+    [paper] See :func:`~fastunlearn.metrics.unlearning_degree`. No direction is better: the
+    retrained model's value is the goal.
+
+    Args:
+        **kwargs: Keywords of :class:`torchmetrics.Metric`.
+
+    Example:
+        >>> metric = UnlearningDegree()
+        >>> right, wrong = torch.tensor([[0.0, 1.0]]), torch.tensor([[1.0, 0.0]])
+        >>> metric.update(original=right, unlearned=wrong, targets=torch.tensor([1]))
+        >>> metric.compute()
+        tensor(1.)
+    """
+
+    higher_is_better = None
+    plot_lower_bound = -1.0
+    plot_upper_bound = 1.0
+    models = ("original", "unlearned")
+    function = staticmethod(unlearning_degree)
+
+    def update(self, original: Tensor, unlearned: Tensor, targets: Tensor) -> None:
+        """Add one batch of the shifted forget set.
+
+        Args:
+            original: Logits of the original model, shape (N, C).
+            unlearned: Logits of the unlearned model, shape (N, C).
+            targets: Class indices, shape (N,).
+        """
+        self._count(targets, original, unlearned)
+
+
+class NormalisedUnlearningDegree(_AccuracyMetric):
+    """Unlearning degree relative to retraining, over the shifted forget set.
+
+    [ours] See :func:`~fastunlearn.metrics.unlearning_degree_normalised`. 1 is best, so that no
+    direction is better.
+
+    Args:
+        **kwargs: Keywords of :class:`torchmetrics.Metric`.
+
+    Example:
+        >>> metric = NormalisedUnlearningDegree()
+        >>> right, wrong = torch.tensor([[0.0, 1.0]]), torch.tensor([[1.0, 0.0]])
+        >>> metric.update(right, unlearned=wrong, retrained=wrong, targets=torch.tensor([1]))
+        >>> metric.compute()
+        tensor(1.)
+    """
+
+    higher_is_better = None
+    models = ("original", "unlearned", "retrained")
+    function = staticmethod(unlearning_degree_normalised)
+
+    def update(
+        self, original: Tensor, unlearned: Tensor, retrained: Tensor, targets: Tensor
+    ) -> None:
+        """Add one batch of the shifted forget set.
+
+        Args:
+            original: Logits of the original model, shape (N, C).
+            unlearned: Logits of the unlearned model, shape (N, C).
+            retrained: Logits of the retrained model, shape (N, C).
+            targets: Class indices, shape (N,).
+        """
+        self._count(targets, original, unlearned, retrained)
 
 
 class JensenShannonToRetrained(UnlearningMetric):

@@ -1,9 +1,10 @@
 """Pure functions for the performance metrics of machine unlearning.
 
 Words: w0 is the original model, w1 the unlearned model, w* the model retrained without the forget
-set; D_u is the forget set, D_r the retain set, D_t the test set. P(w, S) is the performance of w on
-S, as a fraction such as :func:`accuracy` gives, greater is better. Retain accuracy and test
-accuracy are plain accuracies of w1 on D_r and D_t.
+set; D_u is the forget set, D_r the retain set, D_t the test set; G(D_u) is the forget set as
+SPD-GAN shifts it. P(w, S) is the performance of w on S, as a fraction such as :func:`accuracy`
+gives, greater is better. Retain accuracy and test accuracy are plain accuracies of w1 on D_r and
+D_t.
 
 Formulas carry their origin: [paper] the source paper, [field] usual in the literature, [ours]
 defined by this project.
@@ -32,6 +33,8 @@ __all__ = [
     "memory_retention_rate_normalised",
     "run_time_ratio",
     "unlearning_accuracy",
+    "unlearning_degree",
+    "unlearning_degree_normalised",
 ]
 
 AVERAGE_GAP_METRICS = ("unlearning_accuracy", "retain_accuracy", "test_accuracy", "mia_auc")
@@ -213,6 +216,72 @@ def unlearning_accuracy(unlearned: float) -> float:
         C. Fan et al., SalUn, ICLR 2024.
     """
     return 1.0 - check_performance("unlearning_accuracy", "unlearned", unlearned, upper=1.0)
+
+
+def unlearning_degree(before: float, after: float) -> float:
+    """Return how much performance on the shifted forget set unlearning removed.
+
+    P(w0, G(D_u)) - P(w1, G(D_u)). [paper] w0 must have been trained on D_r and G(D_u): then what it
+    does well on G(D_u) it has learned from that data itself.
+
+    Args:
+        before: P(w0, G(D_u)), finite and >= 0.
+        after: P(w1, G(D_u)), finite and >= 0.
+
+    Returns:
+        0 for the untouched model; negative where unlearning raised the performance. The best value
+        is the retrained model's: see :func:`unlearning_degree_normalised`.
+
+    Raises:
+        TypeError: If an argument is not a real number.
+        ValueError: If an argument is negative, infinite or NaN.
+
+    Example:
+        >>> unlearning_degree(before=0.75, after=0.5)
+        0.25
+
+    Source:
+        Z. Zuo, Z. Tang, K. Li, A. Datta, Machine Unlearning Through Fine-Grained Model Parameters
+        Perturbation, IEEE TKDE 37(4), 2025.
+    """
+    op = "unlearning_degree"
+    return check_performance(op, "before", before) - check_performance(op, "after", after)
+
+
+def unlearning_degree_normalised(before: float, after: float, retrained: float) -> float:
+    """Return the unlearning degree relative to the retrained model's.
+
+    (P(w0, G(D_u)) - P(w1, G(D_u))) / (P(w0, G(D_u)) - P(w*, G(D_u))). [ours] 0 for the untouched
+    model, 1 where as much is forgotten as by retraining, more than 1 where more is.
+
+    The denominator is the instrument's spread: where it is small the value is noisy, and where it
+    is negative the sign turns.
+
+    Args:
+        before: P(w0, G(D_u)), finite and >= 0.
+        after: P(w1, G(D_u)), finite and >= 0.
+        retrained: P(w*, G(D_u)), finite and >= 0.
+
+    Returns:
+        The ratio, or :class:`Undefined` where original and retrained model perform equally.
+
+    Raises:
+        TypeError: If an argument is not a real number.
+        ValueError: If an argument is negative, infinite or NaN.
+
+    Example:
+        >>> unlearning_degree_normalised(before=1.0, after=0.75, retrained=0.5)
+        0.5
+    """
+    op = "unlearning_degree_normalised"
+    p0 = check_performance(op, "before", before)
+    p1 = check_performance(op, "after", after)
+    reference = check_performance(op, "retrained", retrained)
+    if p0 == reference:
+        return Undefined(
+            "the original and the retrained model perform equally on the shifted forget set"
+        )
+    return (p0 - p1) / (p0 - reference)
 
 
 def js_divergence(logits_p: Tensor, logits_q: Tensor, reduction: Reduction = "mean") -> Tensor:

@@ -15,12 +15,15 @@ from fastunlearn.report.view import View
 __all__ = ["PLOTS", "save_plot", "write_report"]
 
 
-def write_report(results: Mapping[str, Any], out_dir: str | Path) -> list[Path]:
+def write_report(
+    results: Mapping[str, Any], out_dir: str | Path, *, pictures: str | Path | None = None
+) -> list[Path]:
     """Write ``summary.md`` and ``report.html``; the same results give the same bytes.
 
     Args:
         results: Dict of schema ``fastunlearn.results/1``. It is not changed.
         out_dir: Folder for the two files; made where it is missing.
+        pictures: Folder with an audit's pictures, `seed-N.png`; the page shows the first seed's.
 
     Returns:
         The paths written: summary, page.
@@ -36,7 +39,8 @@ def write_report(results: Mapping[str, Any], out_dir: str | Path) -> list[Path]:
         [PosixPath('out/summary.md'), PosixPath('out/report.html')]
     """
     view = View(results)
-    texts = {"summary.md": render_summary(view), "report.html": render_html(view)}
+    page = render_html(view, None if pictures is None else Path(pictures))
+    texts = {"summary.md": render_summary(view), "report.html": page}
     out_dir = Path(out_dir)
     out_dir.mkdir(parents=True, exist_ok=True)
     return [_write(out_dir / name, text) for name, text in texts.items()]

@@ -30,6 +30,7 @@ STYLES: dict[str, tuple[str | None, str]] = {
     "fine_tune": ("#009e73", "v"),
     "gradient_ascent": ("#bf6495", "X"),
 }
+_PARTLY = (("#868d97", "8"), ("#868d97", ">"), ("#868d97", "H"))
 _EXTRA = (("#a67c00", "P"), ("#7a6fd0", "p"), ("#9a6b4f", "h"), ("#2f9aa8", "*"), ("#c0504d", "<"))
 
 
@@ -59,7 +60,10 @@ def colour_and_marker(view: View, method: str) -> tuple[str | None, str]:
     """Return colour (None: that of the text) and marker of ``method``, the same everywhere."""
     if method in STYLES:
         return STYLES[method]
-    others = [name for name in view.methods if name not in STYLES]
+    partly = [name for name in view.anchors if name not in STYLES]
+    if method in partly:
+        return _PARTLY[partly.index(method) % len(_PARTLY)]
+    others = [name for name in view.methods if name not in STYLES and name not in partly]
     return _EXTRA[others.index(method) % len(_EXTRA)]
 
 

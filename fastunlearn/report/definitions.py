@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-FORGET, NEAR, MORE = "forget", "near", "more"
+AUDIT, FORGET, NEAR, MORE = "audit", "forget", "near", "more"
 
 
 @dataclass(frozen=True)
@@ -15,7 +15,7 @@ class Metric:
         key: Name in the results file.
         title: Name that a reader sees.
         formula: Definition in plain Unicode.
-        mark: Origin, one of ``MARKS``.
+        mark: Origin, one of ``prose.MARKS``.
         meaning: One sentence on how to read it.
         group: Table the figure belongs to.
         scale: Factor from the stored number to the printed one.
@@ -50,15 +50,6 @@ class Metric:
         """Return ``value`` scaled and rounded, with its unit."""
         return f"{self.number(value)} {self.unit}".rstrip()
 
-
-MARKS = {
-    "paper": "named or stated by the source paper: Zuo, Tang, Li and Datta, Machine Unlearning "
-    "Through Fine-Grained Model Parameters Perturbation, IEEE TKDE 37(4), 2025",
-    "peer": "stated by a later publication that re-implements the method",
-    "paper via peer": "the paper's, as a later publication states it",
-    "ours": "our own definition, because the paper's formula was not at hand or there is none",
-    "field": "in common use in unlearning research; the exact form is the one written here",
-}
 
 _UNIT = (0.0, 1.0)
 _POSITIVE = (0.0, None)
@@ -270,53 +261,70 @@ METRICS: tuple[Metric, ...] = (
     ),
 )
 
-BY_KEY = {metric.key: metric for metric in METRICS}
+AUDIT_METRICS: tuple[Metric, ...] = (
+    Metric(
+        "unlearning_degree",
+        "Unlearning degree",
+        "P(w₀, G(Dᵤ)) − P(w₁, G(Dᵤ))",
+        "paper",
+        "Accuracy on the shifted data that unlearning took away. 0 for the original model; good is "
+        "what the retrained model has.",
+        AUDIT,
+        100.0,
+        1,
+        "points",
+        (-1.0, 1.0),
+    ),
+    Metric(
+        "unlearning_degree_normalised",
+        "Unlearning degree, normalised",
+        "(P(w₀, G(Dᵤ)) − P(w₁, G(Dᵤ))) / (P(w₀, G(Dᵤ)) − P(w*, G(Dᵤ)))",
+        "ours",
+        "0 for the original model, 1 where as much is forgotten as by retraining, above 1 where "
+        "more is.",
+        AUDIT,
+        decimals=2,
+    ),
+    _percent(
+        "unshifted_forget_accuracy",
+        "Accuracy on unshifted data",
+        "P(w₁, Dᵤ)",
+        "ours",
+        "Accuracy on the data to forget as it was before the shift. No model of an audit was "
+        "trained on it.",
+        AUDIT,
+    ),
+    Metric(
+        "unshifted_degree",
+        "Degree on unshifted data",
+        "P(w₀, Dᵤ) − P(w₁, Dᵤ)",
+        "ours",
+        "What plain accuracy sees of the same unlearning.",
+        AUDIT,
+        100.0,
+        1,
+        "points",
+        (-1.0, 1.0),
+    ),
+    Metric(
+        "unshifted_degree_normalised",
+        "Degree on unshifted data, normalised",
+        "(P(w₀, Dᵤ) − P(w₁, Dᵤ)) / (P(w₀, Dᵤ) − P(w*, Dᵤ))",
+        "ours",
+        "Its denominator is often near 0: then it says nothing.",
+        AUDIT,
+        decimals=2,
+    ),
+)
+
+BY_KEY = {metric.key: metric for metric in (*AUDIT_METRICS, *METRICS)}
 
 FURTHER = "further"
 TABLES: tuple[tuple[str, str, str], ...] = (
+    (AUDIT, "How much was forgotten, on shifted data", "degree"),
     (FORGET, "What was forgotten and what was kept", "forgotten-kept"),
     (NEAR, "How near to retraining, and at what cost", "near-cost"),
     (MORE, "Further figures", FURTHER),
-)
-
-WORDS = (
-    ("w₀", "original model, trained on all training data"),
-    ("w₁", "model after unlearning"),
-    ("w*", "retrained model, trained on the kept data only: the reference"),
-    ("Dᵤ", "forget set, the data to unlearn"),
-    ("Dᵣ", "retain set, the rest of the training data"),
-    ("Dₜ", "test set"),
-    ("P(w, S)", "accuracy of model w on data S"),
-)
-
-METHOD = (
-    ("Top-K selects the K parameters most sensitive to the data to forget.", "paper"),
-    ("Random-k selects parameters uniformly at random.", "paper"),
-    ("Random-k here takes exactly K parameters, every K-subset alike.", "ours"),
-    ("Noise is added to the selected parameters only.", "paper"),
-    ("Normal noise of scale 0.1 on 1 % of the parameters is the usual setting.", "peer"),
-    (
-        "A repair follows the noise: fine-tuning on the kept data, with a Jensen-Shannon term that "
-        "holds the outputs on the data to forget near those of the original model.",
-        "paper via peer",
-    ),
-    ("Fine-tuning, gradient ascent and leaving the model alone are baselines.", "field"),
-)
-
-PROMISES = (
-    "Exact selection: exactly K parameters, and the same ones for the same scores and seed.",
-    "Reproducible noise: the same seed gives the same bits.",
-    "A complete receipt: what was selected, where, which noise, a commitment to the seed.",
-)
-
-LIMITS = (
-    "No differential privacy.",
-    "No certified removal.",
-    "No proof of erasure. A figure says what this measurement could see; a stronger attack may "
-    + "see more.",
-    "The noise is not secret: Philox is not a cryptographic generator, and whoever has the seed "
-    + "and the changed model can subtract the noise.",
-    "The figures hold for these data, this model and these seeds.",
 )
 
 

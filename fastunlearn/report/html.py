@@ -2,19 +2,35 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 from importlib import resources
+from pathlib import Path
 from typing import Any
 
+from fastunlearn.report.audit import audit_findings, failure_sentence
 from fastunlearn.report.canvas import colour_and_marker, missing
-from fastunlearn.report.definitions import FURTHER, LIMITS, MARKS, METHOD, PROMISES, WORDS, Metric
-from fastunlearn.report.plots import PLOTS, Plot, alternative_text, plot_svg
+from fastunlearn.report.definitions import FURTHER, Metric
+from fastunlearn.report.plots import AUDIT_PLOT, PLOTS, Plot, alternative_text, plot_svg
+from fastunlearn.report.prose import LIMITS, MARKS, PROMISES
 from fastunlearn.report.reading import READING_NOTE, bracket, headline, reading
-from fastunlearn.report.summary import flatten, footnotes, status_line, tables
+from fastunlearn.report.summary import (
+    flatten,
+    footnotes,
+    method_lines,
+    status_line,
+    tables,
+    words,
+)
 from fastunlearn.report.view import RETRAIN, View
 
 
-def render_html(view: View) -> str:
-    """Return the page: one file, styles and plots inside, no request to anywhere.
+def render_html(view: View, pictures: Path | None = None) -> str:
+    """Return the page: one file, styles, plots and script inside, no request to anywhere.
+
+    Args:
+        view: The results.
+        pictures: Folder with what SPD-GAN did, `seed-N.png`; None or a missing file shows none.
 
     Raises:
         ImportError: jinja2 or matplotlib is missing.
@@ -23,11 +39,15 @@ def render_html(view: View) -> str:
         from jinja2 import Environment, StrictUndefined
     except ImportError as error:
         raise missing("jinja2", error) from error
-    source = resources.files("fastunlearn.report").joinpath("template.html")
+    folder = resources.files("fastunlearn.report")
+    source = folder.joinpath("template.html")
+    script = folder.joinpath("sort.js").read_text(encoding="utf-8")
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    page = environment.from_string(source.read_text(encoding="utf-8")).render(**_context(view))
+    page = environment.from_string(source.read_text(encoding="utf-8")).render(
+        **_context(view), **_script(script), picture=_picture(view, pictures)
+    )
     return page.replace(" %", "\N{NO-BREAK SPACE}%")
 
 
@@ -38,22 +58,52 @@ def _context(view: View) -> dict[str, Any]:
         "name": view.name,
         "complete": view.complete,
         "status": status_line(view),
+        "failure": failure_sentence(view),
+        "audit": audit_findings(view),
         "headline": headline(view),
         "findings": reading(view),
         "reading_note": READING_NOTE,
         "tables": [rows for rows in rendered if rows["anchor"] != FURTHER],
         "further": [rows for rows in rendered if rows["anchor"] == FURTHER],
         "notes": footnotes(view),
-        "plots": [_figure(view, plot) for plot in PLOTS.values() if plot.available(view)],
+        **_plots(view),
         "definitions": [metric for _, _, metrics in shown for metric in metrics],
-        "words": WORDS,
+        "words": words(view),
         "marks": MARKS,
-        "method": METHOD,
+        "method": method_lines(view),
         "promises": PROMISES,
         "limits": LIMITS,
         "settings": flatten(dict(view.config)),
         "environment": flatten(dict(view.environment)),
         "sizes": _sizes(view),
+    }
+
+
+def _script(text: str) -> dict[str, Any]:
+    """Return the script and the hash by which the page allows it and no other."""
+    from markupsafe import Markup
+
+    digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+    return {"script": Markup(text), "script_hash": digest}
+
+
+def _picture(view: View, folder: Path | None) -> dict[str, Any] | None:
+    """Return the picture of the first seed that has one."""
+    if folder is None:
+        return None
+    for seed in view.audits:
+        path = folder / f"seed-{seed}.png"
+        if path.is_file():
+            return {"seed": seed, "data": base64.b64encode(path.read_bytes()).decode()}
+    return None
+
+
+def _plots(view: View) -> dict[str, Any]:
+    """Return the plots that have data: an audit's own, which stands with its words, and others."""
+    drawn = [_figure(view, plot) for plot in PLOTS.values() if plot.available(view)]
+    return {
+        "audit_plots": [plot for plot in drawn if plot["name"] == AUDIT_PLOT],
+        "plots": [plot for plot in drawn if plot["name"] != AUDIT_PLOT],
     }
 
 
@@ -87,9 +137,11 @@ def _table(view: View, title: str, anchor: str, metrics: list[Metric]) -> dict[s
 def _cell(view: View, method: str, metric: Metric) -> dict[str, str]:
     stat = view.stat(method, metric.key)
     if stat is None:
-        return {"title": metric.title, "mean": "undefined", "interval": "", "count": ""}
+        blank = dict.fromkeys(("value", "interval", "count"), "")
+        return {"title": metric.title, "mean": "undefined", **blank}
     return {
         "title": metric.title,
+        "value": repr(stat.mean),
         "mean": metric.quantity(stat.mean),
         "interval": bracket(metric, stat),
         "count": f"n = {stat.n}" if stat.n < len(view.seeds) else "",

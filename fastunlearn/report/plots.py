@@ -19,6 +19,7 @@ from fastunlearn.report.canvas import (
     to_svg,
 )
 from fastunlearn.report.definitions import metric_for
+from fastunlearn.report.degree import DEGREES, degree_rows, draw_degree
 from fastunlearn.report.reading import show
 from fastunlearn.report.rows import (
     ACCURACIES,
@@ -63,9 +64,22 @@ def _row_words(view: View, methods: list[str], key: str) -> str:
     return f"{metric.title}: {', '.join(rows)}."
 
 
+def _far_words(view: View, methods: list[str], keys: tuple[str, ...]) -> str:
+    far = {m: None for key in keys for m in off_scale(view, methods, key)}
+    return f"Off the scale, at the arrow: {', '.join(view.label(m) for m in far)}. " if far else ""
+
+
+def _degree_caption(view: View) -> str:
+    return (
+        "Above the line the anchors, of which it is known how much they have forgotten: look for a "
+        "staircase from the original model at 0 to the retrained one at the dashed line. Below it "
+        "the methods: good is on the dashed line, farther left less is forgotten, farther right "
+        f"more. {_far_words(view, degree_rows(view), DEGREES)}{_spread(view)}"
+    )
+
+
 def _accuracy_caption(view: View) -> str:
-    far = {m: None for key in ACCURACIES for m in off_scale(view, view.methods, key)}
-    arrow = f"Off the scale, at the arrow: {', '.join(view.label(m) for m in far)}. " if far else ""
+    arrow = _far_words(view, list(view.methods), ACCURACIES)
     return (
         "Look for methods that lie on the dashed line, the mean of the retrained model, in all "
         "three panels. On the forget data, left of the line means more forgotten than by "
@@ -126,9 +140,18 @@ def _selection_words(view: View) -> str:
     return "; ".join(parts) + "."
 
 
+AUDIT_PLOT = "degree"
 PLOTS: dict[str, Plot] = {
     plot.name: plot
     for plot in (
+        Plot(
+            AUDIT_PLOT,
+            "Unlearning degree",
+            draw_degree,
+            _degree_caption,
+            lambda view: " ".join(_row_words(view, degree_rows(view), key) for key in DEGREES),
+            lambda view: bool(view.audits),
+        ),
         Plot(
             "accuracy",
             "Accuracy on forget, retain and test data",
@@ -190,7 +213,8 @@ def save_plot(results: Mapping[str, Any], name: str, path: str | Path) -> Path:
 
     Args:
         results: Dict of schema ``fastunlearn.results/1``.
-        name: One of ``PLOTS``: accuracy, tradeoff, time, selection, membership.
+        name: One of ``PLOTS``: degree (audits only), accuracy, tradeoff, time, selection,
+            membership.
         path: A ``.png`` or ``.svg`` file. Its folder must exist.
 
     Returns:

@@ -85,9 +85,15 @@ def _task(view: View) -> str:
         if isinstance(scenario, dict) and scenario.get("kind") == "mislabelled"
         else ""
     )
+    shift = (
+        " It is an audit: SPD-GAN shifted these examples slightly before the original model "
+        "learned them, and the data to forget is the shifted one below."
+        if view.audits
+        else ""
+    )
     return (
         f"{amount} training examples of {data} ({scenario_words(view.config)}) were to be "
-        f"forgotten by the model {model}{size}. The figures come from {seeds}.{wrong}"
+        f"forgotten by the model {model}{size}. The figures come from {seeds}.{wrong}{shift}"
     )
 
 
@@ -103,6 +109,8 @@ def scenario_words(config: Any) -> str:
         return f"all of class {scenario.get('class', '?')}"
     if kind.startswith("random") and share:
         return f"a random {share}"
+    if kind == "memorised" and share:
+        return f"the most memorised {share}"
     return f"{kind} examples, {share}" if share else kind
 
 
@@ -113,6 +121,10 @@ def _outcomes(view: View) -> list[str]:
 
 def _outcome(view: View, method: str) -> str:
     parts = []
+    degree = view.stat(method, "unlearning_degree_normalised")
+    if degree is not None:
+        share = show(metric_for("unlearning_degree_normalised"), degree)
+        parts.append(f"normalised unlearning degree {share}, where retraining has 1")
     for key, words in (("forget_accuracy", "data to forget"), ("retain_accuracy", "kept data")):
         metric = metric_for(key)
         before, after = view.stat(ORIGINAL, key), view.stat(method, key)

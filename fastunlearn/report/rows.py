@@ -133,23 +133,40 @@ def _mark(axes: Axes, value: float, colour: str) -> None:
 
 def draw_accuracy(board: Board) -> Figure:
     """Draw accuracy on forget, retain and test data per method, with the retrained mean marked."""
-    view = board.view
-    methods = view.methods
-    metrics = [metric_for(key) for key in ACCURACIES]
+    panels = [(f"{metric_for(key).title}, %", metric_for(key)) for key in ACCURACIES]
+    return draw_panels(board, board.view.methods, panels)
+
+
+def draw_panels(
+    board: Board, methods: Sequence[str], panels: Sequence[tuple[str, Metric]], *, first: int = 0
+) -> Figure:
+    """Draw a panel for each figure and a row for each method, with the retrained mean marked.
+
+    Args:
+        board: What is drawn from and on.
+        methods: The rows, from the top.
+        panels: Titles and figures, side by side, or below each other on a narrow board.
+        first: Rows above a thin line that sets them apart; 0 draws none.
+    """
+    view, count = board.view, len(panels)
     height = _ROW_INCHES * len(methods) + 0.75
-    figure = board.figure((height + 0.15) * 3 if board.narrow else height)
-    grid = figure.subplots(3 if board.narrow else 1, 1 if board.narrow else 3, squeeze=False)
-    for index, (axes, metric) in enumerate(zip(grid.flat, metrics, strict=True)):
+    figure = board.figure((height + 0.15) * count if board.narrow else height)
+    grid = figure.subplots(
+        count if board.narrow else 1, 1 if board.narrow else count, squeeze=False
+    )
+    for index, (axes, (title, metric)) in enumerate(zip(grid.flat, panels, strict=True)):
         shown = [m for m in methods if m not in off_scale(view, methods, metric.key)]
         points = _points(view, shown, metric.key)
         stats = [stat for m in shown if (stat := view.stat(m, metric.key))]
-        axes.set_title(f"{metric.title}, %")
+        axes.set_title(title)
         _frame_rows(board, axes, methods, labels=board.narrow or index == 0)
         if points:
             _set_limits(axes, limits(points, stats, metric), metric)
         reference = view.stat(RETRAIN, metric.key)
         if reference is not None:
             _mark(axes, reference.mean * metric.scale, board.paint.ink)
+        if first:
+            axes.axhline(first - 0.5, color=board.paint.muted, linewidth=0.8)
         _draw_rows(board, axes, methods, metric)
     return figure
 

@@ -6,8 +6,18 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from fastunlearn.report.definitions import LIMITS, MARKS, METHOD, PROMISES, TABLES, WORDS, Metric
-from fastunlearn.report.reading import READING_NOTE, headline, reading, show
+from fastunlearn.report.audit import audit_findings
+from fastunlearn.report.definitions import TABLES, Metric
+from fastunlearn.report.prose import (
+    AUDIT_METHOD,
+    AUDIT_WORDS,
+    LIMITS,
+    MARKS,
+    METHOD,
+    PROMISES,
+    WORDS,
+)
+from fastunlearn.report.reading import READING_NOTE, Finding, headline, reading, show
 from fastunlearn.report.view import View
 
 
@@ -87,6 +97,20 @@ def _occurs(view: View, metric: Metric) -> bool:
     )
 
 
+def words(view: View) -> tuple[tuple[str, str], ...]:
+    """Return the symbols of the formulas with their meaning."""
+    return (*WORDS, *(AUDIT_WORDS if view.audits else ()))
+
+
+def method_lines(view: View) -> tuple[tuple[str, str], ...]:
+    """Return what was done, with the origin of each part."""
+    return (*METHOD, *(AUDIT_METHOD if view.audits else ()))
+
+
+def _findings(found: Sequence[Finding]) -> list[str]:
+    return [f"- **{escape_markdown(f.lead)}.** {escape_markdown(f.text)}" for f in found]
+
+
 def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
     lines = ["| " + " | ".join(header) + " |", "|" + " --- |" * len(header)]
     return lines + ["| " + " | ".join(row) + " |" for row in rows]
@@ -116,25 +140,21 @@ def render_summary(view: View) -> str:
     lines = [f"# Unlearning report: {escape_markdown(view.name)}", ""]
     lines += [escape_markdown(status_line(view)), ""]
     lines += [*_bullets(headline(view)), ""]
+    audit, read = audit_findings(view), reading(view)
+    if audit:
+        lines += ["## What the instrument is worth on this data", "", *_findings(audit), ""]
     lines += _figures(view)
-    read = reading(view)
     if read:
-        lines += ["## What the data shows", ""]
-        lines += [
-            READING_NOTE,
-            "",
-            *(f"- **{escape_markdown(f.lead)}.** {escape_markdown(f.text)}" for f in read),
-            "",
-        ]
-    words = "; ".join(f"{word}: {meaning}" for word, meaning in WORDS)
-    lines += ["## What each figure means", "", escape_markdown(words) + ".", ""]
+        lines += ["## What the data shows", "", READING_NOTE, "", *_findings(read), ""]
+    symbols = "; ".join(f"{word}: {meaning}" for word, meaning in words(view))
+    lines += ["## What each figure means", "", escape_markdown(symbols) + ".", ""]
     rows = [
         [escape_markdown(text) for text in (m.title, m.formula, f"[{m.mark}]", m.meaning)]
         for _, _, metrics in tables(view)
         for m in metrics
     ]
     lines += [*_table(("Figure", "Formula", "Origin", "How to read it"), rows), ""]
-    lines += [*_bullets(f"{text} [{mark}]" for text, mark in METHOD), ""]
+    lines += [*_bullets(f"{text} [{mark}]" for text, mark in method_lines(view)), ""]
     lines += [*_bullets(f"[{mark}] {text}" for mark, text in MARKS.items()), ""]
     lines += ["## What is promised, and what is not", "", "Promised:", "", *_bullets(PROMISES)]
     lines += ["", "Not promised:", "", *_bullets(LIMITS), ""]

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from fastunlearn.report.definitions import METRICS, Metric, metric_for
+from fastunlearn.evaluation.anchors import PARTLY, anchor_order
+from fastunlearn.report.definitions import AUDIT_METRICS, METRICS, Metric, metric_for
 
 SCHEMA = "fastunlearn.results/1"
 ORIGINAL, RETRAIN, AGAIN = "original", "retrain", "retrain_again"
@@ -131,8 +132,19 @@ class View:
 
     @property
     def unlearned(self) -> tuple[str, ...]:
-        """The methods that are neither the original nor a retrained model."""
-        return tuple(m for m in self.methods if m not in (ORIGINAL, RETRAIN, *self.again))
+        """The methods that are neither the original nor a wholly or partly retrained model."""
+        known = (ORIGINAL, RETRAIN, *self.again)
+        return tuple(m for m in self.methods if m not in known and self._kind(m) != PARTLY)
+
+    @property
+    def anchors(self) -> tuple[str, ...]:
+        """Original, partly retrained and retrained models, from nothing forgotten to all."""
+        return tuple(m for m in anchor_order(self.config.get("methods") or {}) if m in self.methods)
+
+    @property
+    def audits(self) -> dict[int, Mapping[str, Any]]:
+        """What each seed of an audit says of its instrument; empty where there was none."""
+        return {run["seed"]: run["audit"] for run in self.runs if run.get("audit")}
 
     def label(self, method: str) -> str:
         """Return the display name of ``method``."""
@@ -144,7 +156,7 @@ class View:
 
     def metrics(self) -> list[Metric]:
         """Return the known figures in display order, then any others that occur."""
-        known = {metric.key for metric in METRICS}
+        known = {metric.key for metric in (*AUDIT_METRICS, *METRICS)}
         others = {
             key: None
             for run in self.runs
@@ -152,7 +164,8 @@ class View:
             for key in entry.get("metrics") or {}
             if key not in known
         }
-        return [*METRICS, *(metric_for(key) for key in others)]
+        audit = AUDIT_METRICS if self.audits else ()
+        return [*audit, *METRICS, *(metric_for(key) for key in others)]
 
     def values(self, method: str, metric: str) -> dict[int, float]:
         """Return the defined values of a figure by seed."""

@@ -71,6 +71,13 @@ def test_there_are_shipped_configs():
         ("scenario", {}, ["scenario.kind", "'mislabelled'", "nothing"]),
         ("scenario", {"kind": "class"}, ["scenario", "'class'"]),
         ("scenario", {"kind": "class", "class": 10}, ["scenario.class", "at most 9", "10"]),
+        ("scenario", {"kind": "memorised"}, ["scenario", "'fraction'"]),
+        ("scenario.models", 3, ["scenario", "'models'"]),
+        (
+            "scenario",
+            {"kind": "memorised", "fraction": 0.1, "models": 1},
+            ["scenario.models", "at least 2", "1"],
+        ),
         ("repair.distill", -0.1, ["repair.distill", "at least 0"]),
         ("repair.divergence", "kl", ["repair.divergence", "'jeffreys'", "'kl'"]),
         ("methods", [], ["methods", "mapping"]),

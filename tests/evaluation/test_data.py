@@ -5,7 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 
-from fastunlearn.evaluation.data import Samples, TensorLoader, derive_seed, stratified_choice
+from fastunlearn.evaluation.data import (
+    Samples,
+    TensorLoader,
+    derive_seed,
+    stratified_choice,
+    stratified_order,
+)
 from fastunlearn.evaluation.models import MODELS, build_model
 from fastunlearn.evaluation.training import predict
 
@@ -81,6 +87,18 @@ def test_stratified_choice_is_a_partition_with_equal_shares():
     again, _ = stratified_choice(labels, 0.2, seed=5)
     other, _ = stratified_choice(labels, 0.2, seed=6)
     assert torch.equal(chosen, again) and not torch.equal(chosen, other)
+
+
+def test_every_beginning_of_a_stratified_order_holds_equal_shares():
+    labels = torch.tensor([0] * 100 + [1] * 50 + [2] * 10)
+    order = stratified_order(labels, seed=5)
+    assert torch.equal(order.sort().values, torch.arange(160))
+    for count in (16, 32, 80, 144):
+        found = labels[order[:count]].bincount(minlength=3) * 160
+        wanted = torch.tensor([100, 50, 10]) * count
+        assert int((found - wanted).abs().max()) <= 160, "at most one example off"
+    assert torch.equal(order, stratified_order(labels, seed=5))
+    assert not torch.equal(order, stratified_order(labels, seed=6))
 
 
 def test_derived_seeds_differ_by_purpose_and_seed():

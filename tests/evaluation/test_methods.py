@@ -11,14 +11,15 @@ from torch import nn
 
 from fastunlearn.evaluation.config import parse_config
 from fastunlearn.evaluation.data import Samples, TensorLoader, derive_seed
-from fastunlearn.evaluation.methods import METHODS, Task
+from fastunlearn.evaluation.methods import METHODS
 from fastunlearn.evaluation.models import build_model
-from fastunlearn.evaluation.runner import make_task
+from fastunlearn.evaluation.one_seed import make_task
+from fastunlearn.evaluation.task import Task
 from fastunlearn.evaluation.training import predict
 
 from .conftest import tiny_config
 
-UNLEARNERS = [name for name in METHODS if not name.startswith(("original", "retrain"))]
+UNLEARNERS = [name for name in METHODS if "retrain" not in name and name != "original"]
 
 
 def run(task: Task, name: str):
@@ -182,3 +183,28 @@ def test_gradient_ascent_climbs_and_stops_at_a_uniform_guess(task):
 def test_a_method_before_the_original_is_trained_is_an_error(task):
     with pytest.raises(ValueError, match="original must be trained"):
         run(replace(task, original=None), "fine_tune")
+
+
+def test_a_partly_retrained_model_keeps_a_stratified_nested_part(task, monkeypatch):
+    from fastunlearn.evaluation import retraining
+
+    seen: dict[float, Samples] = {}
+    forget, retain = task.scenario.forget, task.scenario.retain
+
+    def note(task: Task, samples: Samples, purpose: str) -> None:
+        assert purpose == "partly retrained", "one seed of weights for the whole series"
+        seen[kept] = samples
+
+    monkeypatch.setattr(retraining, "train_fresh", note)
+    for kept in (0.5, 0.1, 1e-6):
+        raw = {**tiny_config(), "methods": {"partly_retrained": {"kept": kept}}}
+        method = parse_config(raw).methods["partly_retrained"]
+        METHODS["partly_retrained"].run(task, method)
+    sizes = [len(samples) - len(retain) for samples in seen.values()]
+    assert sizes == [round(0.5 * len(forget)), round(0.1 * len(forget)), 1]
+    half, tenth = (samples.x[: len(samples) - len(retain)] for samples in list(seen.values())[:2])
+    assert torch.equal(half[: len(tenth)], tenth)
+    assert all(any(torch.equal(x, y) for y in forget.x) for x in half)
+    counts = seen[0.5].y[: sizes[0]].bincount(minlength=10)
+    assert int((2 * counts - forget.y.bincount()).abs().max()) <= 2
+    assert torch.equal(seen[0.5].x[sizes[0] :], retain.x)

@@ -15,8 +15,9 @@ from safetensors.torch import save_file
 from fastunlearn.evaluation.config import ConfigError, parse_config
 from fastunlearn.evaluation.methods import METHODS
 from fastunlearn.evaluation.models import build_model
+from fastunlearn.evaluation.one_seed import Event
 from fastunlearn.evaluation.results import METRICS, ResultsError, read_results, without_times
-from fastunlearn.evaluation.runner import Event, Interrupted, run
+from fastunlearn.evaluation.runner import Interrupted, run
 
 
 def text(results) -> str:
@@ -232,3 +233,21 @@ def test_other_scenarios_run(raw_config, tmp_path, scenario):
         assert method["metrics"]["mia_auc"] is not None
     retrained = results["runs"][0]["methods"]["retrain"]["metrics"]
     assert retrained["forget_accuracy"] < 0.2, "what was never learned is not known"
+
+
+def test_memorised_examples_are_scored_once_and_kept(raw_config, tmp_path):
+    scenario = {"kind": "memorised", "fraction": 0.05, "models": 3}
+    raw = {**raw_config, "seeds": [0], "scenario": scenario, "methods": {}}
+    events: list[Event] = []
+    first = run(parse_config(raw), tmp_path, progress=events.append)
+    assert first["config"]["scenario"] == scenario
+    labels = [(e.step, e.label) for e in events if e.seconds is not None]
+    assert labels[:2] == [(1, "Memorisation scores"), (2, "Original")]
+    assert max(e.step for e in events) == events[0].n_steps == 4
+    parts = [e.part for e in events if e.label == "Memorisation scores" and e.part]
+    assert [(done, of) for _, done, of in parts] == [(1, 3), (2, 3), (3, 3)]
+    assert len(list((tmp_path / "memorisation").iterdir())) == 1
+    again: list[Event] = []
+    second = run(parse_config(raw), tmp_path, progress=again.append)
+    assert text(second) == text(first)
+    assert not [e for e in again if e.label == "Memorisation scores" and e.part]

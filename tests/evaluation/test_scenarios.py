@@ -7,7 +7,7 @@ import torch
 
 from fastunlearn.evaluation.config import ConfigError, ScenarioConfig
 from fastunlearn.evaluation.data import stratified_choice
-from fastunlearn.evaluation.scenarios import make_scenario, mislabel
+from fastunlearn.evaluation.scenarios import make_scenario, mislabel, shifted
 
 KINDS = {
     "random": ScenarioConfig("random", fraction=0.1),
@@ -31,7 +31,7 @@ def test_forget_and_retain_partition_the_training_set(kind, split):
     assert torch.equal(found.retain.x, train.x[found.retain_index])
     assert torch.equal(found.retain.y, train.y[found.retain_index])
     assert torch.equal(found.forget.x, train.x[found.forget_index])
-    assert torch.equal(found.test.y, test.y) and len(found.unseen_labels) == len(test)
+    assert torch.equal(found.test.y, test.y) and torch.equal(found.unseen.x, test.x)
 
 
 @pytest.mark.parametrize("kind", ["random", "mislabelled"])
@@ -53,14 +53,14 @@ def test_class_takes_all_of_it_and_keeps_the_test_set_whole(split):
     _, test = split
     found = make_scenario(KINDS["class"], *split, 10, seed=1)
     assert set(found.forget.y.tolist()) == {3} and 3 not in found.retain.y.tolist()
-    assert 3 in found.test.y.tolist() and torch.equal(found.unseen_labels, test.y)
+    assert 3 in found.test.y.tolist() and torch.equal(found.unseen.y, test.y)
 
 
 def test_mislabelled_has_wrong_labels_on_both_sides_of_the_attack(split):
     train, test = split
     found = make_scenario(KINDS["mislabelled"], *split, 10, seed=1)
     assert bool((found.forget.y != train.y[found.forget_index]).all())
-    assert bool((found.unseen_labels != test.y).all())
+    assert bool((found.unseen.y != test.y).all())
     assert torch.equal(found.test.y, test.y)
 
 
@@ -74,3 +74,26 @@ def test_wrong_labels_are_uniform_over_the_others():
 def test_an_empty_forget_set_is_refused(split):
     with pytest.raises(ConfigError, match="at least one sample each, got 0"):
         make_scenario(ScenarioConfig("random", fraction=0.001), *split, 10, seed=0)
+
+
+@pytest.mark.parametrize("kind", ["random", "mislabelled"])
+def test_a_shift_moves_both_sides_of_the_attack_and_nothing_else(kind, split):
+    found = make_scenario(KINDS[kind], *split, 10, seed=1)
+    moved = shifted(found, lambda x: 1 - x)
+    assert moved.unshifted_forget is found.forget and found.unshifted_forget is None
+    for name in ("forget", "unseen"):
+        before, after = getattr(found, name), getattr(moved, name)
+        assert torch.equal(after.x, 1 - before.x) and torch.equal(after.y, before.y)
+    assert moved.retain is found.retain and moved.test is found.test
+
+
+def test_memorised_takes_the_greatest_scores(split):
+    train, test = split
+    scores = torch.rand(len(train), generator=torch.Generator().manual_seed(0))
+    config = ScenarioConfig("memorised", fraction=0.1, models=2)
+    found = make_scenario(config, train, test, 10, seed=1, memorisation=scores)
+    assert len(found.forget_index) == round(0.1 * len(train))
+    assert scores[found.forget_index].min() > scores[found.retain_index].max()
+    assert torch.equal(found.forget.y, train.y[found.forget_index])
+    both = torch.cat([found.forget_index, found.retain_index]).sort().values
+    assert torch.equal(both, torch.arange(len(train)))

@@ -64,6 +64,16 @@ CASES: list[tuple[type[Metric], tuple[str, ...], Callable[[Data, dict[str, float
         lambda d, p: fm.unlearning_accuracy(p["unlearned"]),
     ),
     (
+        fm.UnlearningDegree,
+        ("original", "unlearned", "targets"),
+        lambda d, p: fm.unlearning_degree(p["original"], p["unlearned"]),
+    ),
+    (
+        fm.NormalisedUnlearningDegree,
+        ("original", "unlearned", "retrained", "targets"),
+        lambda d, p: fm.unlearning_degree_normalised(p["original"], p["unlearned"], p["retrained"]),
+    ),
+    (
         fm.JensenShannonToRetrained,
         ("unlearned", "retrained"),
         lambda d, p: float(fm.js_divergence(d["unlearned"], d["retrained"])),

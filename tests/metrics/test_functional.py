@@ -72,6 +72,10 @@ def test_rates_hand_computed() -> None:
     assert metrics.memory_retention_rate(original=0.5, unlearned=0.375) == 0.75
     assert metrics.memory_retention_rate_normalised(unlearned=0.75, retrained=0.5) == 1.5
     assert metrics.unlearning_accuracy(0.375) == 0.625
+    assert metrics.unlearning_degree(before=0.75, after=0.25) == 0.5
+    assert metrics.unlearning_degree(before=0.25, after=0.75) == -0.5
+    assert metrics.unlearning_degree_normalised(before=1, after=0.25, retrained=0.5) == 1.5
+    assert metrics.unlearning_degree_normalised(before=0.5, after=0.25, retrained=0.75) == -1
     assert metrics.run_time_ratio(unlearning_seconds=1.5, retraining_seconds=6.0) == 0.25
 
 
@@ -99,6 +103,7 @@ def test_normalised_forgetting_has_its_anchors(original: float, retrained: float
     [
         (metrics.forgetting_rate(0.0, 0.5), "original model's performance on the forget set is 0"),
         (metrics.forgetting_rate_normalised(0.7, 0.5, 0.7), "perform equally on the forget set"),
+        (metrics.unlearning_degree_normalised(0.7, 0.5, 0.7), "equally on the shifted forget set"),
         (metrics.memory_retention_rate(0, 0), "original model's performance on the kept data is 0"),
         (metrics.memory_retention_rate_normalised(0.5, 0.0), "retrained model's performance"),
         (metrics.run_time_ratio(1.0, 0.0), "retraining time is 0"),
@@ -130,6 +135,8 @@ def test_undefined_reason_of_other_floats() -> None:
     [
         (metrics.forgetting_rate, ("original", "unlearned")),
         (metrics.forgetting_rate_normalised, ("original", "unlearned", "retrained")),
+        (metrics.unlearning_degree, ("before", "after")),
+        (metrics.unlearning_degree_normalised, ("before", "after", "retrained")),
         (metrics.memory_retention_rate, ("original", "unlearned")),
         (metrics.memory_retention_rate_normalised, ("unlearned", "retrained")),
         (metrics.run_time_ratio, ("unlearning_seconds", "retraining_seconds")),

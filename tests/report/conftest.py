@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-from report.synthetic import make_results
+from report.synthetic import make_audit, make_results
 
 from fastunlearn.report import write_report
 
@@ -24,9 +24,9 @@ class Written(NamedTuple):
     paths: list[Path]
 
 
-def written(results: dict[str, Any], folder: Path) -> Written:
+def written(results: dict[str, Any], folder: Path, pictures: Path | None = None) -> Written:
     """Write the report of ``results`` and read it back."""
-    paths = write_report(results, folder)
+    paths = write_report(results, folder, pictures=pictures)
     summary, page = (path.read_text(encoding="utf-8") for path in paths)
     return Written(results, summary, page.replace("\N{NO-BREAK SPACE}", " "), paths)
 
@@ -52,3 +52,12 @@ def odd(tmp_path_factory: pytest.TempPathFactory) -> Written:
     )
     results["config"]["dataset"] = {"name": EVIL}
     return written(results, tmp_path_factory.mktemp("odd"))
+
+
+@pytest.fixture(scope="session")
+def audited(tmp_path_factory: pytest.TempPathFactory) -> Written:
+    """An audit of three seeds whose anchors are in order, with a picture of seed 1 alone."""
+    folder = tmp_path_factory.mktemp("audited")
+    (folder / "pictures").mkdir()
+    (folder / "pictures" / "seed-1.png").write_bytes(b"\x89PNG picture")
+    return written(make_audit(), folder, folder / "pictures")

@@ -27,6 +27,15 @@ LEVELS = {
     "fine_tune": (0.986, 0.999, 0.955, 0.556, 0.0113, 1.9, 2.2),
     "gradient_ascent": (0.712, 0.784, 0.741, 0.548, 0.1480, 2.6, 0.4),
 }
+PARTLY = {f"partly_retrained_{kept:g}": kept for kept in (0.5, 0.1)}
+# What an audit adds: accuracy on the shifted and on the unshifted data to forget.
+AUDIT_LEVELS = {
+    "original": (0.96, 0.956),
+    "retrain": (0.30, 0.951),
+    "retrain_again": (0.31, 0.951),
+    "partly_retrained_0.5": (0.80, 0.952),
+    "partly_retrained_0.1": (0.45, 0.950),
+}
 SMALL_NET = (
     ("conv1.weight", 144, 4.0),
     ("conv1.bias", 16, 8.0),
@@ -103,6 +112,58 @@ def _relative(own: dict[str, float], before: dict[str, float], aim: dict[str, fl
         "average_gap": sum(gaps) / 4,
         "average_gap_without_attack": sum(gaps[:3]) / 3,
     }
+
+
+def make_audit(
+    seeds: int = 3, *, levels: dict[str, tuple[float, float]] | None = None
+) -> dict[str, Any]:
+    """Return an invented results dict of an audit.
+
+    Args:
+        seeds: Number of seeds that are done.
+        levels: By model, accuracy on shifted and unshifted data in place of `AUDIT_LEVELS`.
+    """
+    extra = {name: f"Retrained, {100 * kept:g} % kept" for name, kept in PARTLY.items()}
+    results = make_results(seeds, extra=extra)
+    rows = results["config"]["methods"]
+    rows |= {name: {"kind": "partly_retrained", "kept": kept} for name, kept in PARTLY.items()}
+    for run in results["runs"]:
+        _add_audit(run, AUDIT_LEVELS | (levels or {}))
+    results["summary"] = _summary(results["runs"]) if seeds else {}
+    return results
+
+
+def _add_audit(run: dict[str, Any], levels: dict[str, tuple[float, float]]) -> None:
+    rng = random.Random(run["seed"])
+    found = {m: levels.get(m, (0.7, 0.954)) for m in run["methods"]}
+    found = {m: tuple(v + rng.gauss(0, 0.001) for v in pair) for m, pair in found.items()}
+    (w0, plain_w0), (aim, plain_aim) = found["original"], found["retrain"]
+    for method, (shifted, plain) in found.items():
+        run["methods"][method]["metrics"] |= {
+            "forget_accuracy": shifted,
+            "unlearning_degree": w0 - shifted,
+            "unlearning_degree_normalised": (w0 - shifted) / (w0 - aim),
+            "unshifted_forget_accuracy": plain,
+            "unshifted_degree": plain_w0 - plain,
+            "unshifted_degree_normalised": (plain_w0 - plain) / (plain_w0 - plain_aim),
+        }
+    order = ["original", *PARTLY, "retrain"]
+    degrees = [w0 - found[m][0] for m in order]
+    wrong = [[order[i], order[i + 1]] for i in range(3) if degrees[i] > degrees[i + 1]]
+    spread = {"shifted": w0 - aim, "plain": 0.05, "unshifted": plain_w0 - plain_aim}
+    run["audit"] = {
+        "fit": {"steps": 300, "stopped": "held", "seconds": 9.0},
+        "closeness": {"l2": 4.5, "linf": 0.3, "linf_max": 0.3, "psnr": 15.5, "ssim": 0.8,
+                      "discriminator_auc": None},
+        "references": {"shifted": [0.25, 0.35], "unshifted": [0.95, 0.95]},
+        "spread": spread,
+        "gain": spread["shifted"] / spread["plain"],
+        "gain_unshifted": spread["shifted"] / spread["unshifted"],
+        "undefined": {},
+        "anchors": {
+            "order": order, "degrees": degrees, "in_order": not wrong, "out_of_order": wrong,
+        },
+    }  # fmt: skip
 
 
 def _run(seed: int, tensors: Any, methods: dict[str, str], sizes: dict[str, int]) -> dict:

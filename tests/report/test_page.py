@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import re
 import sys
 from html.parser import HTMLParser
@@ -14,7 +16,7 @@ from report.synthetic import make_results
 from fastunlearn.report import PLOTS, write_report
 from fastunlearn.report.definitions import METRICS
 
-VOID = {"meta", "link", "br", "use"}
+VOID = {"meta", "link", "br", "use", "img"}
 
 
 class Elements(HTMLParser):
@@ -45,7 +47,7 @@ class Elements(HTMLParser):
         self.words.append(data)
 
 
-@pytest.fixture(scope="module", params=["plain", "odd"])
+@pytest.fixture(scope="module", params=["plain", "odd", "audited"])
 def report(request: pytest.FixtureRequest) -> Written:
     """Return each page in turn."""
     return request.getfixturevalue(request.param)
@@ -55,12 +57,29 @@ def test_page_asks_for_nothing_outside(report: Written) -> None:
     page = Elements(report.page)
     assert not page.open
     tags = {tag for tag, _ in page.elements}
-    assert not tags & {"script", "img", "iframe", "object", "embed", "audio", "video", "base"}
+    assert not tags & {"iframe", "object", "embed", "audio", "video", "base"}
     for tag, attributes in page.elements:
         for name in ("src", "href", "xlink:href", "srcset", "action"):
             target = attributes.get(name)
             assert target is None or target.startswith(("#", "data:")), (tag, name, target)
     assert not re.search(r"https?://|@import|url\((?!#)", report.page)
+
+
+def test_page_runs_its_own_script_and_no_other(report: Written) -> None:
+    (script,) = re.findall(r"<script>(.*?)</script>", report.page, flags=re.S)
+    assert report.page.count("<script") == 1 and "innerHTML" not in script
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    policy = re.search(r'Content-Security-Policy" content="([^"]*)"', report.page)
+    assert policy is not None and f"script-src 'sha256-{digest}'" in policy[1]
+    assert policy[1].startswith("default-src 'none'")
+
+
+def test_every_figure_can_be_sorted_by(report: Written) -> None:
+    cells = [a for tag, a in Elements(report.page).elements if tag == "td" and "data-title" in a]
+    assert cells and all(a["data-value"] == "" or float(a["data-value"]) is not None for a in cells)
+    known = [a for a in cells if a["data-title"] == "Test accuracy"]
+    rows = report.results["runs"][0]["methods"]
+    assert len(known) == len(rows) and all(0.5 < float(a["data-value"]) < 1.1 for a in known)
 
 
 def test_page_links_and_ids_fit(report: Written) -> None:
@@ -86,10 +105,11 @@ def test_page_shows_every_figure(plain: Written) -> None:
 def test_every_plot_has_text_alternative_and_caption(plain: Written) -> None:
     page = Elements(plain.page)
     labels = [a["aria-label"] for _, a in page.elements if a.get("role") == "img"]
-    assert len(labels) == 2 * len(PLOTS)
+    count = len(PLOTS) - 1  # the degree is of audits alone
+    assert len(labels) == 2 * count
     assert all(label and re.search(r"\d", label) for label in labels)
-    assert sum(tag == "figcaption" for tag, _ in page.elements) == len(PLOTS)
-    assert sum(tag == "svg" for tag, _ in page.elements) == 2 * len(PLOTS)
+    assert sum(tag == "figcaption" for tag, _ in page.elements) == count
+    assert sum(tag == "svg" for tag, _ in page.elements) == 2 * count
 
 
 def test_plots_take_the_colours_of_the_page(plain: Written) -> None:
@@ -100,7 +120,7 @@ def test_plots_take_the_colours_of_the_page(plain: Written) -> None:
 
 
 def test_names_are_escaped(odd: Written) -> None:
-    assert "<script" not in odd.page and "<b>" not in odd.page
+    assert "<script>alert" not in odd.page and "<b>" not in odd.page
     assert EVIL in Elements(odd.page).text and EVIL_LABEL in Elements(odd.page).text
     assert "<script" not in odd.summary and "<b>" not in odd.summary
 

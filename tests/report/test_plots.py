@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from report.synthetic import make_results, resnet_tensors
+from report.synthetic import make_audit, make_results, resnet_tensors
 
 from fastunlearn.report import PLOTS, save_plot
 from fastunlearn.report.canvas import PRINT, STYLES, Board, colour_and_marker, drawing
@@ -114,7 +114,7 @@ def test_many_tensors_are_merged_by_module_and_nothing_is_lost() -> None:
 
 @pytest.mark.parametrize("name", PLOTS)
 def test_save_plot(name: str, tmp_path: Path) -> None:
-    path = save_plot(make_results(2), name, tmp_path / f"{name}.png")
+    path = save_plot(make_audit(2), name, tmp_path / f"{name}.png")
     data = path.read_bytes()
     assert data.startswith(b"\x89PNG") and len(data) > 5_000
 
@@ -126,7 +126,10 @@ def test_save_plot_as_svg_has_print_colours(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "file", "message"),
-    [("pie", "a.png", "name must be one of accuracy"), ("time", "a.gif", r"a \.png or \.svg")],
+    [
+        ("pie", "a.png", "name must be one of degree, accuracy"),
+        ("time", "a.gif", r"a \.png or \.svg"),
+    ],
 )
 def test_save_plot_refuses(name: str, file: str, message: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=message):

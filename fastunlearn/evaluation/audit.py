@@ -1,0 +1,182 @@
+"""An audit: SPD-GAN shifts the forget set of a seed, and the figures say what that brought.
+
+Protocol [paper: shift and degree; ours: the rest], for each seed: (1) train the references on the
+retain set; (2) fit SPD-GAN on the forget set against them; (3) train the original model on retain
+set and shifted forget set; (4) unlearn the shifted forget set; (5) retrain on the retain set with a
+seed that no reference had; (6) the figures.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from fastunlearn._loop import ProgressHook
+from fastunlearn.evaluation.anchors import anchor_order, out_of_order
+from fastunlearn.evaluation.config import Config
+from fastunlearn.evaluation.data import (
+    Samples,
+    TensorLoader,
+    derive_seed,
+    joined,
+    stratified_order,
+)
+from fastunlearn.evaluation.retraining import train_fresh
+from fastunlearn.evaluation.scenarios import shifted
+from fastunlearn.evaluation.task import Outcome, Task
+from fastunlearn.evaluation.training import predict
+from fastunlearn.metrics import Undefined, accuracy, undefined_reason
+from fastunlearn.spdgan import SPDGAN, FitReport, pictures
+
+Step = Callable[[str], AbstractContextManager[ProgressHook]]
+"""Begins a step of that name; gives the hook for progress inside it."""
+
+PICTURED = 8
+
+
+@dataclass(frozen=True)
+class Instrument:
+    """What an audit measures with.
+
+    Args:
+        task: the run, its forget set shifted.
+        gan: the generator that shifted it.
+        fit: how its training went.
+        references: the models that it was trained against.
+        plain: the original model as it would be without an audit: trained on retain set and
+            unshifted forget set, with the seeds of the original model.
+    """
+
+    task: Task
+    gan: SPDGAN
+    fit: FitReport
+    references: tuple[nn.Module, ...]
+    plain: nn.Module
+
+
+def extra_steps(config: Config) -> int:
+    """Return the number of steps that `make_instrument` takes; 0 where there is no audit."""
+    return 0 if config.spdgan is None else config.spdgan.references + 2
+
+
+def make_instrument(task: Task, step: Step) -> Instrument:
+    """Train the references and SPD-GAN and shift the forget set.
+
+    Args:
+        task: of a configuration with an audit, its forget set as it is.
+        step: begins each step.
+    """
+    settings = task.config.spdgan
+    assert settings is not None  # the runner asks for audits alone
+    references = []
+    for number in range(1, settings.references + 1):
+        with step(f"Reference model {number}") as progress:
+            busy = replace(task, progress=progress)
+            references.append(train_fresh(busy, task.scenario.retain, f"reference {number}").model)
+    gan = SPDGAN(settings.gan, seed=derive_seed(task.seed, "SPD-GAN"))
+    with step("SPD-GAN") as progress:
+        loader = TensorLoader(task.scenario.forget, settings.batch_size)
+        fit = gan.fit(loader, references, progress=progress)
+    with step("Original on unshifted data") as progress:
+        everything = joined(task.scenario.forget, task.scenario.retain)
+        plain = train_fresh(replace(task, progress=progress), everything, "original").model
+    audited = replace(task, scenario=shifted(task.scenario, gan.perturb))
+    return Instrument(audited, gan, fit, tuple(references), plain)
+
+
+def save_instrument(instrument: Instrument, folder: Path) -> None:
+    """Write SPD-GAN to `spdgan/seed-N` and a picture of what it does to `pictures/seed-N.png`."""
+    name = f"seed-{instrument.task.seed}"
+    instrument.gan.save(folder / "spdgan" / name)
+    scenario = instrument.task.scenario
+    assert scenario.unshifted_forget is not None  # an instrument's task is shifted
+    # of different classes, as a data set may be sorted by them
+    shown = stratified_order(scenario.forget.y, seed=0)[:PICTURED]
+    plain, moved = scenario.unshifted_forget.at(shown), scenario.forget.at(shown)
+    figure = pictures(plain.x, moved.x, moved.y, n=PICTURED)
+    (folder / "pictures").mkdir(parents=True, exist_ok=True)
+    figure.savefig(folder / "pictures" / f"{name}.png", dpi=160, metadata={"Software": None})
+
+
+def audit_entry(instrument: Instrument, outcomes: Mapping[str, Outcome]) -> dict[str, Any]:
+    """Return what the results file says of the instrument: see docs/results.md.
+
+    Gains [paper: the idea; ours: `plain`]: the spread between original and retrained model on the
+    shifted forget set, over the same spread on the unshifted one. For `gain` the latter is that of
+    the plain original model, which did learn the unshifted data: the fair comparison, and the
+    smaller gain. For `gain_unshifted` it is that of the audit's own original model.
+    """
+    scenario = instrument.task.scenario
+    after, before = scenario.forget, scenario.unshifted_forget
+    assert before is not None  # an instrument's task is shifted
+    original, retrained = (outcomes[name].model for name in ("original", "retrain"))
+    spread = {
+        "shifted": _accuracy(original, after) - _accuracy(retrained, after),
+        "plain": _accuracy(instrument.plain, before) - _accuracy(retrained, before),
+        "unshifted": _accuracy(original, before) - _accuracy(retrained, before),
+    }
+    gains = {
+        "gain": gain(spread["shifted"], spread["plain"]),
+        "gain_unshifted": gain(spread["shifted"], spread["unshifted"]),
+    }
+    reasons = {name: undefined_reason(value) for name, value in gains.items()}
+    closeness = dataclasses.asdict(instrument.fit.closeness)
+    return {
+        "fit": {
+            "steps": instrument.fit.steps,
+            "stopped": instrument.fit.stopped,
+            "seconds": instrument.fit.seconds,
+        },
+        "closeness": {name: _finite(value) for name, value in closeness.items()},
+        "references": {
+            "shifted": [_accuracy(model, after) for model in instrument.references],
+            "unshifted": [_accuracy(model, before) for model in instrument.references],
+        },
+        "spread": spread,
+        **{name: _finite(value) for name, value in gains.items()},
+        "undefined": {name: reason for name, reason in reasons.items() if reason is not None},
+        "anchors": _anchors(instrument.task, outcomes),
+    }
+
+
+def gain(spread: float, plain_spread: float) -> float:
+    """Return how many times farther the instrument spreads original and retrained model apart.
+
+    Args:
+        spread: P(original) - P(retrained) on the shifted forget set.
+        plain_spread: the same on the unshifted forget set.
+
+    Returns:
+        The ratio; `Undefined` where the plain spread is not above 0.
+
+    Example:
+        >>> gain(0.75, 0.0625)
+        12.0
+    """
+    if plain_spread <= 0.0:
+        return Undefined("plain accuracy does not tell original and retrained model apart at all")
+    return spread / plain_spread
+
+
+def _anchors(task: Task, outcomes: Mapping[str, Outcome]) -> dict[str, Any]:
+    methods = {name: method.to_dict() for name, method in task.config.methods.items()}
+    order = anchor_order(methods)
+    found = [_accuracy(outcomes[name].model, task.scenario.forget) for name in order]
+    degrees = [found[0] - value for value in found]
+    wrong = [[order[i], order[j]] for i, j in out_of_order(degrees)]
+    return {"order": order, "degrees": degrees, "in_order": not wrong, "out_of_order": wrong}
+
+
+def _accuracy(model: nn.Module, samples: Samples) -> float:
+    return accuracy(predict(model, samples), samples.y)
+
+
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None

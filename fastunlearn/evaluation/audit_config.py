@@ -1,0 +1,90 @@
+"""Settings of an audit: the generator that shifts the forget set, its references, the anchors."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+from fastunlearn.evaluation.parsing import (
+    ConfigError,
+    build,
+    check_fraction,
+    check_keys,
+    check_range,
+    mapping,
+    typed,
+)
+from fastunlearn.spdgan import SPDGANConfig
+
+ANCHORS = (0.5, 0.1, 0.02)
+_OWN = ("references", "batch_size", "anchors")
+
+
+@dataclass(frozen=True)
+class AuditConfig:
+    """The `spdgan` block of a configuration.
+
+    Args:
+        gan: settings of SPD-GAN; written beside the others in YAML and JSON.
+        references: number of models, trained on the retain set, that the generator works against.
+        batch_size: forget examples in a batch of the generator's training.
+        anchors: shares of the forget set, each in (0, 1), that stay in the training set of a
+            partly retrained model; falling.
+    """
+
+    gan: SPDGANConfig
+    references: int = 2
+    batch_size: int = 64
+    anchors: tuple[float, ...] = ANCHORS
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the JSON form; `parse_audit` reads it back."""
+        own: dict[str, Any] = {name: getattr(self, name) for name in _OWN}
+        return {**dataclasses.asdict(self.gan), **own, "anchors": list(self.anchors)}
+
+
+def parse_audit(raw: Any) -> AuditConfig:
+    """Check the `spdgan` block.
+
+    Raises:
+        ConfigError: a key is unknown, or a value has the wrong type or range.
+    """
+    given = mapping("spdgan", raw)
+    check_keys("spdgan", given, [*_OWN, *(f.name for f in dataclasses.fields(SPDGANConfig))])
+    own = {name: given.pop(name) for name in _OWN if name in given}
+    for name in ("references", "batch_size"):
+        if name in own:
+            check_range(f"spdgan.{name}", typed(f"spdgan.{name}", own[name], int), low=1)
+    if "anchors" in own:
+        own["anchors"] = _parse_anchors(own["anchors"])
+    try:
+        gan = build(SPDGANConfig, "spdgan", given)
+    except ConfigError:
+        raise
+    except ValueError as error:
+        raise ConfigError(f"spdgan: {error}") from error
+    return AuditConfig(gan, **own)
+
+
+def anchor_rows(audit: AuditConfig) -> dict[str, dict[str, Any]]:
+    """Return the `methods` entries of the partly retrained models, most kept first."""
+    return {
+        f"partly_retrained_{kept:g}": {
+            "kind": "partly_retrained",
+            "label": f"Retrained, {100 * kept:g} % kept",
+            "kept": kept,
+        }
+        for kept in audit.anchors
+    }
+
+
+def _parse_anchors(raw: Any) -> tuple[float, ...]:
+    if not isinstance(raw, list):
+        raise ConfigError(f"spdgan.anchors must be a list of shares, got {raw!r}")
+    shares = tuple(typed("spdgan.anchors", kept, float) for kept in raw)
+    for kept in shares:
+        check_fraction("spdgan.anchors", kept)
+    if list(shares) != sorted(set(shares), reverse=True):
+        raise ConfigError(f"spdgan.anchors must fall from one to the next, got {raw!r}")
+    return shares
