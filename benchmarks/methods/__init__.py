@@ -23,7 +23,8 @@ from benchmarks.methods.scrub import ScrubOptions, scrub
 from benchmarks.methods.ssd import SSDOptions, ssd
 from fastunlearn.evaluation.config import MethodConfig
 from fastunlearn.evaluation.data import derive_seed
-from fastunlearn.evaluation.methods import METHODS, MethodKind, Outcome, Task, register
+from fastunlearn.evaluation.methods import METHODS, MethodKind, register
+from fastunlearn.evaluation.task import Outcome, Task
 
 Run = Callable[[Task, MethodConfig], Outcome]
 

@@ -8,6 +8,7 @@ weights), and the seconds of its outcome cover all that it needs: scoring, pertu
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import time
 from collections.abc import Callable, Mapping
@@ -20,7 +21,7 @@ from torch.nn.functional import cross_entropy
 
 from fastunlearn.evaluation.config import FineTuneConfig, MethodConfig, RepairConfig
 from fastunlearn.evaluation.data import derive_seed
-from fastunlearn.evaluation.parsing import ConfigError, build
+from fastunlearn.evaluation.parsing import ConfigError, build, check_choice, check_range
 from fastunlearn.evaluation.retraining import (
     PartlyRetrainedOptions,
     partly_retrain,
@@ -30,9 +31,10 @@ from fastunlearn.evaluation.retraining import (
 )
 from fastunlearn.evaluation.task import Outcome, Task
 from fastunlearn.evaluation.training import fit, optimizer_factory
+from fastunlearn.recipes import RECOMMENDED, Recipe
 from fastunlearn.repair import Repair
 from fastunlearn.strategies import RandomK, TopK
-from fastunlearn.unlearn import unlearn
+from fastunlearn.unlearn import Result, unlearn
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,49 @@ class AscentOptions:
 
 
 @dataclass(frozen=True)
+class RecipeOptions:
+    """A `fastunlearn.recipes.Recipe`, flat; the defaults are those of the recommended one.
+
+    Args:
+        select: `top_k` or `random_k`.
+        score: what Top-K sorts by; without meaning for `random_k`.
+        k: share of the parameters, in (0, 1].
+        rel_std, mode: see `fastunlearn.TopK`.
+        teacher, distill, passes, lr, masked: see `fastunlearn.recipes.Recipe`.
+        batch_size: examples in a batch of either set.
+    """
+
+    select: str = "top_k"
+    score: str = RECOMMENDED.strategy.score
+    k: float = float(RECOMMENDED.strategy.k)
+    rel_std: float = RECOMMENDED.strategy.rel_std
+    mode: str = "add"
+    teacher: str = RECOMMENDED.teacher
+    distill: float = RECOMMENDED.distill
+    passes: float = RECOMMENDED.passes
+    lr: float = RECOMMENDED.lr
+    masked: bool = False
+    batch_size: int = 64
+
+    def __post_init__(self) -> None:
+        check_choice("select", self.select, ("top_k", "random_k"))
+        check_range("batch_size", self.batch_size, low=1)
+        try:
+            self.recipe()
+        except (TypeError, ValueError) as error:
+            raise ConfigError(str(error)) from error
+
+    def recipe(self) -> Recipe:
+        """Return the recipe that these options describe."""
+        how: dict[str, Any] = {"rel_std": self.rel_std, "mode": self.mode}
+        top = self.select == "top_k"
+        strategy = TopK(self.k, score=self.score, **how) if top else RandomK(self.k, **how)  # type: ignore[arg-type]
+        return Recipe(
+            strategy, self.teacher, self.distill, self.passes, lr=self.lr, masked=self.masked
+        )
+
+
+@dataclass(frozen=True)
 class NoOptions:
     """The options of a method that has none."""
 
@@ -72,15 +117,24 @@ def perturb_and_repair(task: Task, method: MethodConfig) -> Outcome:
     """Unlearn by Top-K or Random-k perturbation and repair, through `fastunlearn.unlearn`."""
     strategy = METHODS[method.kind].options(**_as_arguments(method.options))
     assert isinstance(method.repair, RepairConfig)
+    how = functools.partial(unlearn, strategy=strategy, repair=to_repair(method.repair))
+    return _unlearned(task, method.repair.batch_size, how)
+
+
+def follow_recipe(task: Task, method: MethodConfig) -> Outcome:
+    """Unlearn by a recipe, through `fastunlearn.recipes`."""
+    options = RecipeOptions(**method.options)
+    return _unlearned(task, options.batch_size, options.recipe().unlearn)
+
+
+def _unlearned(task: Task, batch_size: int, how: Callable[..., Result]) -> Outcome:
     model = task.copy_of_original()
     started = time.perf_counter()
-    result = unlearn(
+    result = how(
         model,
-        strategy,
-        forget=task.forget_loader(method.repair.batch_size),
-        retain=task.retain_loader(method.repair.batch_size),
+        forget=task.forget_loader(batch_size),
+        retain=task.retain_loader(batch_size),
         loss_fn=cross_entropy,
-        repair=to_repair(method.repair),
         seed=derive_seed(task.seed, "perturb"),
         progress=task.progress,
     )
@@ -142,6 +196,7 @@ METHODS: dict[str, MethodKind] = {
     ),
     "top_k": MethodKind("Top-K", TopK, RepairConfig, perturb_and_repair),
     "random_k": MethodKind("Random-k", RandomK, RepairConfig, perturb_and_repair),
+    "recipe": MethodKind("Recipe", RecipeOptions, None, follow_recipe),
     "fine_tune": MethodKind("Fine-tuning", NoOptions, FineTuneConfig, fine_tune),
     "gradient_ascent": MethodKind("Gradient ascent", AscentOptions, None, gradient_ascent),
 }

@@ -13,8 +13,8 @@ pytest.importorskip("sklearn")
 from benchmarks.methods import KINDS, register_all  # noqa: E402
 from fastunlearn.evaluation.config import ConfigError, parse_config  # noqa: E402
 from fastunlearn.evaluation.data import load_digits  # noqa: E402
-from fastunlearn.evaluation.methods import METHODS, Task, register  # noqa: E402
-from fastunlearn.evaluation.runner import make_task  # noqa: E402
+from fastunlearn.evaluation.methods import METHODS, register  # noqa: E402
+from fastunlearn.evaluation.one_seed import make_task  # noqa: E402
 
 from .cases import same_bits, state  # noqa: E402
 
