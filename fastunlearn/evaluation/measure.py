@@ -16,6 +16,7 @@ from fastunlearn.evaluation.task import Outcome
 from fastunlearn.evaluation.training import predict
 from fastunlearn.metrics import (
     AVERAGE_GAP_METRICS,
+    Undefined,
     accuracy,
     average_gap,
     forgetting_rate,
@@ -99,6 +100,7 @@ def measure(
     for name, own in outputs.items():
         if own.on_unshifted is not None:
             raw[name] |= _audit_metrics(own, outputs["original"], outputs["retrain"])
+            raw[name] |= _step_metrics(outcomes[name], outcomes["retrain"])
     for values in raw.values():
         values["average_gap"] = average_gap(values, raw["retrain"])
         values["average_gap_without_attack"] = _gap_without_attack(values, raw["retrain"])
@@ -169,6 +171,14 @@ def _audit_metrics(own: _Outputs, original: _Outputs, retrained: _Outputs) -> di
         # the same formula, and its reason names the unshifted set
         "unshifted_degree_normalised": forgetting_rate_normalised(*plain, retrained.on_unshifted),
     }
+
+
+def _step_metrics(own: Outcome, retrained: Outcome) -> dict[str, float]:
+    if not retrained.optimizer_steps:
+        ratio: float = Undefined("the retrained model took no step of an optimiser")
+    else:
+        ratio = own.optimizer_steps / retrained.optimizer_steps
+    return {"optimizer_steps": float(own.optimizer_steps), "optimizer_step_ratio": ratio}
 
 
 def _attack_metrics(own: _Outputs, scenario: Scenario, seed: int) -> dict[str, float]:

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from fastunlearn._loop import ProgressHook
 from fastunlearn.evaluation.audit import (
@@ -254,12 +255,29 @@ def _run_methods(task: Task, steps: _Steps) -> dict[str, Outcome]:
     for name, method in task.config.methods.items():
         with steps.step(method.label) as within:
             try:
-                outcome = METHODS[method.kind].run(replace(task, progress=within), method)
+                with _counted_steps() as count:
+                    outcome = METHODS[method.kind].run(replace(task, progress=within), method)
             except (TypeError, ValueError) as error:
                 if str(error).startswith(_REFUSALS):
                     raise ConfigError(f"methods.{name}: {error}") from error
                 raise
-        outcomes[name] = outcome
+        outcomes[name] = replace(outcome, optimizer_steps=count())
         if name == "original":
             task = replace(task, original=outcome.model)
     return outcomes
+
+
+@contextmanager
+def _counted_steps() -> Iterator[Callable[[], int]]:
+    """Count the optimiser steps that are taken in the block, whoever takes them."""
+    steps = 0
+
+    def one_more(*_: Any) -> None:
+        nonlocal steps
+        steps += 1
+
+    hook = register_optimizer_step_post_hook(one_more)
+    try:
+        yield lambda: steps
+    finally:
+        hook.remove()

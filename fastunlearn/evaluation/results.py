@@ -52,6 +52,8 @@ AUDIT_METRICS = (
     "unshifted_forget_accuracy",
     "unshifted_degree",
     "unshifted_degree_normalised",
+    "optimizer_steps",
+    "optimizer_step_ratio",
 )
 TIMES = ("seconds", "run_time_ratio", "elapsed_seconds")
 _STATISTICS = ("mean", "std", "ci_low", "ci_high", "n")

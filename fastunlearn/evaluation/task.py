@@ -61,9 +61,11 @@ class Outcome:
     """What a method gives: the model, the seconds it took, and which parameters were selected.
 
     `selected` is None for methods that select nothing, else
-    `{"k": int, "tensors": [{"name", "numel", "selected"}, ...]}` in model order.
+    `{"k": int, "tensors": [{"name", "numel", "selected"}, ...]}` in model order. The runner counts
+    `optimizer_steps`.
     """
 
     model: nn.Module
     seconds: float
     selected: dict[str, Any] | None = None
+    optimizer_steps: int = 0

@@ -315,6 +315,26 @@ AUDIT_METRICS: tuple[Metric, ...] = (
         AUDIT,
         decimals=2,
     ),
+    Metric(
+        "optimizer_steps",
+        "Optimiser steps",
+        "steps of the method's optimiser",
+        "field",
+        "A step of a repair with a teacher reads a batch of each set.",
+        NEAR,
+        decimals=0,
+        bounds=_POSITIVE,
+    ),
+    Metric(
+        "optimizer_step_ratio",
+        "Step ratio",
+        "optimiser steps of the method / of retraining",
+        "field",
+        "The run-time ratio without the machine; passes that only score are not counted.",
+        NEAR,
+        decimals=2,
+        bounds=_POSITIVE,
+    ),
 )
 
 BY_KEY = {metric.key: metric for metric in (*AUDIT_METRICS, *METRICS)}

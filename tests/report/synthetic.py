@@ -146,6 +146,8 @@ def _add_audit(run: dict[str, Any], levels: dict[str, tuple[float, float]]) -> N
             "unshifted_forget_accuracy": plain,
             "unshifted_degree": plain_w0 - plain,
             "unshifted_degree_normalised": (plain_w0 - plain) / (plain_w0 - plain_aim),
+            "optimizer_steps": 60.0,
+            "optimizer_step_ratio": 0.1,
         }
     order = ["original", *PARTLY, "retrain"]
     degrees = [w0 - found[m][0] for m in order]
