@@ -69,9 +69,9 @@ class RecipeOptions:
     """
 
     select: str = "top_k"
-    score: str = RECOMMENDED.strategy.score
-    k: float = float(RECOMMENDED.strategy.k)
-    rel_std: float = RECOMMENDED.strategy.rel_std
+    score: str = "grad"
+    k: float = 0.2
+    rel_std: float = 2.0
     mode: str = "add"
     teacher: str = RECOMMENDED.teacher
     distill: float = RECOMMENDED.distill

@@ -11,11 +11,13 @@ from torch import nn
 
 from fastunlearn.evaluation.config import parse_config
 from fastunlearn.evaluation.data import Samples, TensorLoader, derive_seed
-from fastunlearn.evaluation.methods import METHODS
+from fastunlearn.evaluation.methods import METHODS, RecipeOptions
 from fastunlearn.evaluation.models import build_model
 from fastunlearn.evaluation.one_seed import make_task
+from fastunlearn.evaluation.parsing import ConfigError
 from fastunlearn.evaluation.task import Task
 from fastunlearn.evaluation.training import predict
+from fastunlearn.recipes import RECOMMENDED
 
 from .conftest import tiny_config
 
@@ -39,7 +41,7 @@ def equal(a: list[torch.Tensor], b: list[torch.Tensor]) -> bool:
 def task(digits) -> Task:
     raw = tiny_config()
     raw["train"] = {"epochs": 3, "lr": 0.003}
-    raw["methods"]["retrain_again"] = {}
+    raw["methods"] |= {"retrain_again": {}, "recipe": {}}
     bare = make_task(parse_config(raw), digits, seed=0)
     return replace(bare, original=run(bare, "original").model)
 
@@ -208,3 +210,25 @@ def test_a_partly_retrained_model_keeps_a_stratified_nested_part(task, monkeypat
     counts = seen[0.5].y[: sizes[0]].bincount(minlength=10)
     assert int((2 * counts - forget.y.bincount()).abs().max()) <= 2
     assert torch.equal(seen[0.5].x[sizes[0] :], retain.x)
+
+
+def test_the_default_recipe_is_the_recommended_one(task):
+    assert RecipeOptions().recipe() == RECOMMENDED
+    with pytest.raises(ConfigError, match="select must be one of 'top_k', 'random_k'"):
+        RecipeOptions(select="best_k")
+    with pytest.raises(ConfigError, match="Recipe: passes must be a finite number > 0"):
+        RecipeOptions(passes=0.0)
+
+
+def test_the_recipe_is_that_of_the_library(task):
+    outcome = run(task, "recipe")
+    model = task.copy_of_original()
+    result = RECOMMENDED.unlearn(
+        model,
+        forget=task.forget_loader(64),
+        retain=task.retain_loader(64),
+        loss_fn=torch.nn.functional.cross_entropy,
+        seed=derive_seed(task.seed, "perturb"),
+    )
+    assert equal(weights(outcome.model), weights(model))
+    assert outcome.selected["k"] == result.receipt.count

@@ -15,6 +15,7 @@ from fastunlearn.evaluation.config import ConfigError, parse_config  # noqa: E40
 from fastunlearn.evaluation.data import load_digits  # noqa: E402
 from fastunlearn.evaluation.methods import METHODS, register  # noqa: E402
 from fastunlearn.evaluation.one_seed import make_task  # noqa: E402
+from fastunlearn.evaluation.task import Task  # noqa: E402
 
 from .cases import same_bits, state  # noqa: E402
 
