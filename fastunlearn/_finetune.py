@@ -124,7 +124,7 @@ def _run_repair(
             stack.enter_context(context)
         if run.repair.masked:
             stack.enter_context(preserved_buffers(run.model))
-        _set_repair_mode(run.model, run.repair.masked)
+        _set_repair_mode(run.model, run.repair)
         return _epochs(run, retain, forget, hook)
 
 
@@ -194,7 +194,7 @@ class _Run:
         """Refuse what no step could work with, by the forward half of one."""
         with ExitStack() as stack:
             stack.enter_context(preserved(self.model, train=True))
-            _set_repair_mode(self.model, self.repair.masked)
+            _set_repair_mode(self.model, self.repair)
             self._task(retain.first())
             if self.reference is not None:
                 assert forget is not None
@@ -339,13 +339,18 @@ class _Guard:
                     torch.where(frozen, saved, parameter, out=parameter)
 
 
-def _set_repair_mode(model: nn.Module, masked: bool) -> None:
-    """Set training mode, but keep fixed statistics for layers that must not learn new ones."""
+def _set_repair_mode(model: nn.Module, repair: Repair) -> None:
+    """Set training mode, but keep fixed statistics for layers that must not learn new ones.
+
+    A perturbed teacher is one such reason: with the task term on batch statistics and the
+    divergence on stored ones, a model can please both by being two models.
+    """
     set_mode(model, train=True)
+    fixed = repair.masked or repair.teacher == "perturbed"
     for module in model.modules():
         if getattr(module, "running_mean", None) is not None:
             own = list(module.parameters(recurse=False))
-            if masked or (own and not any(p.requires_grad for p in own)):
+            if fixed or (own and not any(p.requires_grad for p in own)):
                 module.training = False
 
 

@@ -40,8 +40,10 @@ class Repair:
 
     The task term runs in training mode; the divergence compares both models in evaluation mode, so
     that it is 0 where they agree and forget batches never enter batch-norm statistics.
-    Normalisation layers with running statistics whose own parameters are all frozen stay in
-    evaluation mode.
+    Normalisation layers with running statistics stay in evaluation mode where their own parameters
+    are all frozen, and always with a perturbed teacher: on batch statistics for one term and stored
+    ones for the other, a model learns to be two (a ResNet-8 then kept the teacher's outputs for all
+    its data).
 
     ``masked=True`` updates the selected parameters alone [ours]. Every unselected element, and
     every buffer, is bit-unchanged afterwards whatever the optimiser does (momentum, coupled or

@@ -96,8 +96,8 @@ def test_the_reference_is_the_model_before_the_perturbation() -> None:
 def test_a_perturbed_teacher_changes_places_with_the_model() -> None:
     """Without a step the model keeps its bits, and the divergence is that of the perturbation."""
     model = network()
+    model[1].requires_grad_(False)  # statistics stay for either teacher: only the noise differs
     before = copies(model)
-    model[1].requires_grad_(False)  # statistics stay, so only the noise differs
     still = functools.partial(torch.optim.SGD, lr=0.0)
     there, back = (
         run(network_, TopK(0.1, std=1.0), repair=Repair(optimizer=still, teacher=teacher))
@@ -120,6 +120,16 @@ def test_a_perturbed_teacher_is_followed_on_the_forget_set() -> None:
         x = torch.cat([x for x, _ in FORGET])
         distances.append(jensen_shannon(model.eval()(x), teacher.eval()(x)).item())
     assert distances[1] < 0.5 * distances[0]
+
+
+def test_a_perturbed_teacher_leaves_running_statistics() -> None:
+    model = network()
+    before = {name: value.clone() for name, value in model.named_buffers()}
+    still = functools.partial(torch.optim.SGD, lr=0.0)
+    run(model, TopK(0.1, std=1.0), repair=Repair(teacher="perturbed", optimizer=still))
+    assert all(torch.equal(value, before[name]) for name, value in model.named_buffers())
+    run(model, TopK(0.1, std=1.0), repair=Repair(optimizer=still))
+    assert not torch.equal(model[1].running_mean, before["1.running_mean"])
 
 
 def test_a_perturbed_teacher_leaves_a_sparse_patch_where_masked() -> None:
