@@ -18,7 +18,7 @@ FASTUNLEARN_WERROR ?= 1
 export FASTUNLEARN_REQUIRE_EXT FASTUNLEARN_WERROR
 
 .DEFAULT_GOAL := help
-.PHONY: help venv build demo test sanitize lint format bench gpu clean
+.PHONY: help venv build demo test sanitize lint format bench study gpu clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' Makefile
@@ -49,6 +49,9 @@ format: $(DEPS_STAMP) ## Rewrite the sources in the project's style
 
 bench: build ## Run the benchmarks
 	$(BIN)/python -m benchmarks
+
+study: build ## Run what the study lacks (hours), then write docs/study.md
+	$(BIN)/python -m benchmarks.study
 
 # A new compiler's warning must not cost the whole run.
 gpu: export FASTUNLEARN_WERROR = 0

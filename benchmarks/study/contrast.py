@@ -1,0 +1,163 @@
+"""Paired differences between methods over the seeds, and what many of them together show."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from benchmarks.study.load import Found, ran
+from fastunlearn.metrics import smallest_detectable_effect
+from fastunlearn.report.definitions import Metric, metric_for
+from fastunlearn.report.view import ORIGINAL, Stat, View, interval_of
+
+LEVEL = 0.05
+PAIRS = (("recipe", "recipe_random"), ("top_k", "random_k"))
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A figure that two methods are compared by.
+
+    Args:
+        key: of the results file.
+        title: what is compared.
+        lower: whether less is better.
+        aim: compare distances to this value; None compares the figure itself.
+    """
+
+    key: str
+    title: str
+    lower: bool = True
+    aim: float | None = None
+
+    @property
+    def lead(self) -> str:
+        """The title at the begin of a sentence."""
+        return self.title[0].upper() + self.title[1:]
+
+    @property
+    def metric(self) -> Metric:
+        """The figure's unit and digits; a difference of shares is in points."""
+        metric = metric_for(self.key)
+        return dataclasses.replace(metric, unit="points") if metric.unit == "%" else metric
+
+    def value(self, stored: float) -> float:
+        """Return what is compared."""
+        return stored if self.aim is None else abs(stored - self.aim)
+
+
+DEGREE = Figure("unlearning_degree_normalised", "distance of degree* from 1", aim=1.0)
+JS = Figure("js_to_retrained", "Jensen-Shannon divergence to retrained")
+FIGURES = (
+    DEGREE,
+    Figure("average_gap", "average gap"),
+    JS,
+    Figure("test_accuracy", "test accuracy", lower=False),
+)
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """First minus second over the seeds of a cell.
+
+    Args:
+        found: the cell.
+        first, second: the methods.
+        figure: what is compared.
+        stat: mean difference with its 95 % Student-t interval.
+        effect: the smallest true difference that so many seeds would have shown with probability
+            0.8; None for one seed.
+        p: two-sided p value of the paired t test; 1 for one seed or no difference at all.
+    """
+
+    found: Found
+    first: str
+    second: str
+    figure: Figure
+    stat: Stat
+    effect: float | None
+    p: float
+
+    @property
+    def better(self) -> int:
+        """1 where the first is better, -1 where the second is, 0 where the seeds do not tell."""
+        return -self.stat.sign() if self.figure.lower else self.stat.sign()
+
+
+def contrast(found: Found, view: View, first: str, second: str, figure: Figure) -> Contrast | None:
+    """Compare two methods by a figure; None where no seed has both."""
+    a, b = view.values(first, figure.key), view.values(second, figure.key)
+    values = [figure.value(a[seed]) - figure.value(b[seed]) for seed in a if seed in b]
+    stat = interval_of(values)
+    if stat is None:
+        return None
+    if stat.n == 1:
+        return Contrast(found, first, second, figure, stat, None, 1.0)
+    std = math.sqrt(math.fsum((v - stat.mean) ** 2 for v in values) / (stat.n - 1))
+    effect = std * _unit_effect(stat.n)
+    return Contrast(found, first, second, figure, stat, effect, _p_value(stat, std))
+
+
+@functools.cache
+def _unit_effect(n: int) -> float:
+    return smallest_detectable_effect(1.0, n)
+
+
+def _p_value(stat: Stat, std: float) -> float:
+    from scipy.stats import t
+
+    if std == 0.0:
+        return 1.0 if stat.mean == 0.0 else 0.0
+    return float(2.0 * t.sf(abs(stat.mean) / (std / math.sqrt(stat.n)), stat.n - 1))
+
+
+def selections(found: Iterable[Found]) -> list[Contrast]:
+    """Return Top-K against Random-k, for both pairs of rows in every cell that has them."""
+    made = []
+    for one, view in ran(found):
+        for first, second in PAIRS:
+            for figure in FIGURES:
+                row = contrast(one, view, first, second, figure)
+                if row is not None:
+                    made.append(row)
+    return made
+
+
+def against_original(found: Iterable[Found], figure: Figure) -> list[Contrast]:
+    """Return every method against the untouched model, in every cell."""
+    made = []
+    for one, view in ran(found):
+        for method in view.unlearned:
+            row = contrast(one, view, method, ORIGINAL, figure)
+            if row is not None:
+                made.append(row)
+    return made
+
+
+def standing(rows: Sequence[Contrast]) -> list[Contrast]:
+    """Return the differences that stand when many cells are asked the same question.
+
+    A family is one question, that is two methods and a figure, over its cells; in each the error
+    of any false difference is held at 5 % by Holm's procedure.
+    """
+    families: dict[tuple[str, str, Figure], list[Contrast]] = {}
+    for row in rows:
+        families.setdefault((row.first, row.second, row.figure), []).append(row)
+    return [row for family in families.values() for row in holm(family)]
+
+
+def holm(rows: Sequence[Contrast]) -> list[Contrast]:
+    """Return the differences of one family that stand, in the given order.
+
+    Source:
+        S. Holm, A simple sequentially rejective multiple test procedure, Scandinavian Journal of
+        Statistics 1979.
+    """
+    ranked = sorted(rows, key=lambda row: row.p)
+    tests = enumerate(ranked)
+    failed = (place for place, row in tests if row.p > LEVEL / (len(rows) - place))
+    kept = ranked[: next(failed, len(ranked))]
+    return [row for row in rows if row in kept]

@@ -1,0 +1,92 @@
+"""What the document reads: each planned cell with its results, or with none."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.study.cells import Cell
+from fastunlearn.evaluation.results import read_results
+from fastunlearn.report.view import View
+
+SENSITIVITY = "-sensitivity"
+_DATASETS = {"mnist5k": "MNIST-5k", "digits": "digits"}
+_MODELS = {"small_cnn": "small CNN", "resnet8": "ResNet-8"}
+OURS = ("recipe", "recipe_random")
+"""Rows of the recommended recipe; the other methods are baselines to it."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """A planned cell, and a view of its results; None where there are none."""
+
+    cell: Cell
+    view: View | None
+
+    @property
+    def shifted(self) -> bool:
+        """Whether the forget set was shifted by SPD-GAN."""
+        return self.cell.config.spdgan is not None
+
+    @property
+    def sensitivity(self) -> bool:
+        """Whether it is a grid of settings of one method."""
+        return self.cell.name.endswith(SENSITIVITY)
+
+    @property
+    def setting(self) -> str:
+        """Data set and model, in words."""
+        config = self.cell.config
+        names = (_DATASETS.get(config.dataset, config.dataset), _MODELS.get(config.model))
+        return f"{names[0]}, {names[1] or config.model}"
+
+    @property
+    def title(self) -> str:
+        """Data set, model and scenario, in words."""
+        return f"{self.setting}, {self._scenario()}"
+
+    @property
+    def name(self) -> str:
+        """Title, and whether the forget set was shifted."""
+        return f"{self.title} ({'shifted' if self.shifted else 'plain'})"
+
+    def _scenario(self) -> str:
+        scenario = self.cell.config.scenario
+        if scenario.kind == "class":
+            return f"class {scenario.target_class}"
+        assert scenario.fraction is not None  # for all but `class`
+        return f"{scenario.kind} {100 * scenario.fraction:g} %"
+
+    @property
+    def state(self) -> str:
+        """How much of the cell is done, and whether its settings are still these."""
+        if self.view is None:
+            return "not run"
+        done, planned = len(self.view.seeds), len(self.cell.config.seeds)
+        state = "complete" if done == planned else "partial"
+        same = self.view.results["config_digest"] == self.cell.config.digest()
+        note = "" if same else "; settings have changed since"
+        return f"{state}, {done} of {planned} seeds{note}"
+
+    def baselines(self) -> list[str]:
+        """Return the methods to compare the recipe with; none without results."""
+        return [] if self.view is None else [m for m in self.view.unlearned if m not in OURS]
+
+
+def load(cells: Iterable[Cell], out: Path) -> list[Found]:
+    """Read the results of the planned cells.
+
+    Raises:
+        ResultsError: a file there is not of the schema.
+    """
+    found = []
+    for cell in cells:
+        path = out / f"{cell.name}.json"
+        found.append(Found(cell, View(read_results(path)) if path.exists() else None))
+    return found
+
+
+def ran(found: Iterable[Found]) -> list[tuple[Found, View]]:
+    """Return those with results of at least one seed."""
+    return [(one, one.view) for one in found if one.view is not None and one.view.seeds]
