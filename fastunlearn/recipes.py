@@ -39,7 +39,7 @@ class Recipe:
     Example:
         >>> from fastunlearn import recipes
         >>> recipes.RECOMMENDED.repair(100).max_steps
-        170
+        250
     """
 
     strategy: TopK | RandomK
@@ -101,5 +101,7 @@ class Recipe:
         )
 
 
-RECOMMENDED = Recipe(TopK(0.2, rel_std=2.0), teacher="perturbed", distill=1.0, passes=1.7)
+RECOMMENDED = Recipe(
+    TopK(0.3, rel_std=4.0, score="ratio"), teacher="perturbed", distill=1.0, passes=2.5, lr=5e-4
+)
 PEER = Recipe(TopK(0.01, std=0.1))

@@ -55,21 +55,69 @@ class Cell:
     config: Config
 
 
+SMALL_GRID = ("recipe", "recipe_random", "top_k", "random_k", "fine_tune", "salun", "scrub")
+"""The methods that the ResNet is compared with: a training of it takes five times as long."""
+
+SENSITIVITY_K = (0.01, 0.05, 0.3, 0.5)
+SENSITIVITY_SCALES = (0.5, 1.0, 2.0, 4.0)
+
+
 def cells() -> Iterator[Cell]:
     """Yield the cells, the most important first."""
     register_all()
-    for dataset, model, scenarios in (
-        ("mnist5k", "small_cnn", tuple(SCENARIOS)),
-        ("mnist5k", "resnet8", ("random-10",)),
-        ("digits", "small_cnn", tuple(SCENARIOS)),
-    ):
-        for scenario in scenarios:
-            for shifted in (True, False):
-                yield _cell(dataset, model, scenario, shifted)
+    yield _cell("mnist5k", "small_cnn", "random-10")
+    yield _resnet()
+    yield _sensitivity()
+    rest = tuple(name for name in SCENARIOS if name != "random-10")
+    for scenario in SCENARIOS:
+        yield _cell("digits", "small_cnn", scenario)
+    for scenario in rest:
+        yield _cell("mnist5k", "small_cnn", scenario)
+    for dataset in ("mnist5k", "digits"):
+        for scenario in SCENARIOS:
+            yield _cell(dataset, "small_cnn", scenario, shifted=False)
 
 
-def _cell(dataset: str, model: str, scenario: str, shifted: bool) -> Cell:
+def _cell(dataset: str, model: str, scenario: str, *, shifted: bool = True) -> Cell:
     name = f"{dataset}-{model}-{scenario}-{'shifted' if shifted else 'plain'}"
+    return _parsed(name, dataset, model, scenario, METHODS, spdgan={} if shifted else None)
+
+
+def _resnet() -> Cell:
+    """The ResNet's smaller grid: fewer methods, one reference model, one anchor in between."""
+    methods = {name: METHODS[name] for name in SMALL_GRID}
+    spdgan = {"references": 1, "anchors": [0.1]}
+    name = "mnist5k-resnet8-random-10-shifted"
+    return _parsed(name, "mnist5k", "resnet8", "random-10", methods, spdgan=spdgan)
+
+
+def _sensitivity() -> Cell:
+    """The recipe over K and noise scale, Top-K and Random-k."""
+    methods = {
+        f"{select}_{k:g}_{scale:g}": {
+            "kind": "recipe",
+            "label": f"{label}, K = {100 * k:g} %, {scale:g} RMS",
+            "select": select,
+            "k": k,
+            "rel_std": scale,
+        }
+        for select, label in (("top_k", "Top-K"), ("random_k", "Random-k"))
+        for k in SENSITIVITY_K
+        for scale in SENSITIVITY_SCALES
+    }
+    name = "mnist5k-small_cnn-random-10-sensitivity"
+    return _parsed(name, "mnist5k", "small_cnn", "random-10", methods, spdgan={"anchors": [0.1]})
+
+
+def _parsed(
+    name: str,
+    dataset: str,
+    model: str,
+    scenario: str,
+    methods: dict[str, Any],
+    *,
+    spdgan: dict[str, Any] | None,
+) -> Cell:
     raw = {
         "name": name,
         "dataset": dataset,
@@ -79,8 +127,8 @@ def _cell(dataset: str, model: str, scenario: str, shifted: bool) -> Cell:
         "seeds": list(SEEDS),
         "train": TRAIN,
         "repair": REPAIR,
-        "methods": METHODS,
+        "methods": methods,
     }
-    if shifted:
-        raw["spdgan"] = {}
+    if spdgan is not None:
+        raw["spdgan"] = spdgan
     return Cell(name, parse_config(raw))

@@ -69,9 +69,9 @@ class RecipeOptions:
     """
 
     select: str = "top_k"
-    score: str = "grad"
-    k: float = 0.2
-    rel_std: float = 2.0
+    score: str = "ratio"
+    k: float = 0.3
+    rel_std: float = 4.0
     mode: str = "add"
     teacher: str = RECOMMENDED.teacher
     distill: float = RECOMMENDED.distill
