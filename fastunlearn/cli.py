@@ -38,7 +38,7 @@ _COLUMNS = (
 @app.command()
 def demo(
     out: Annotated[Path, typer.Option(help=_OUT_HELP)] = Path("runs/demo"),
-    seeds: Annotated[int, typer.Option(min=1, help="Number of repetitions.")] = 3,
+    seeds: Annotated[int, typer.Option(min=1, help="Number of repetitions.")] = 2,
     resume: Annotated[bool, typer.Option("--resume", help=_RESUME_HELP)] = False,
 ) -> None:
     """Unlearn 10 % of MNIST-5k from a small CNN, audit how much is forgotten, write a report.
