@@ -43,7 +43,8 @@ from fastunlearn.evaluation.data import Samples, load_digits
 from fastunlearn.evaluation.methods import METHODS
 from fastunlearn.evaluation.one_seed import make_task
 from fastunlearn.evaluation.shadow import PoolScores, ShadowScores
-from fastunlearn.metrics import undefined_reason
+from fastunlearn.evaluation.training import predict
+from fastunlearn.metrics import accuracy, layer_similarity, undefined_reason
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -153,6 +154,20 @@ def test_shadow_models_are_trained_once_and_unlearned_as_if_trained_anew(few, sh
     assert 0.0 < second.test <= 1.0 and second.retain != first.retain
 
 
+def test_every_shadow_model_is_unlearned_with_its_own_sets_and_seed(few, shadows, monkeypatch):
+    kind, tasks = METHODS["fine_tune"], []
+    spy = replace(kind, run=lambda task, method: (tasks.append(task), kind.run(task, method))[1])
+    monkeypatch.setitem(METHODS, "fine_tune", spy)
+    found = shadows.outputs("fine_tune")
+    assert len({task.seed for task in tasks}) == 6
+    pools = shadows._data
+    for number, task in enumerate(tasks):
+        members = found.scores.forget.members[number]
+        assert torch.equal(task.scenario.forget.x, pools.forget.at(members.nonzero().flatten()).x)
+        size = len(pools.base) + int(found.scores.retain.members[number].sum())
+        assert len(task.scenario.retain) == size
+
+
 def test_retraining_leaves_no_trace_of_the_forget_half(shadows):
     once, again = shadows.outputs("retrain"), shadows.outputs("retrain_again")
     assert not torch.equal(once.scores.forget.unlearned, again.scores.forget.unlearned)
@@ -246,6 +261,8 @@ def test_relearning_counts_steps_and_the_censored(prepared):
     assert found["steps"] == [0, 1, 1] and found["reached"] == [True, False, False]
     assert (found["censored"], found["max_steps"], found["seeds"]) == (2, 1, [3, 3, 3])
     assert found["median"] == float("inf")  # written as None
+    forget = prepared.task.scenario.forget
+    assert found["target"] == [accuracy(predict(prepared.task.original, forget), forget.y)] * 3
     assert relearning(pairs[:1], max_steps=1)["median"] == 0.0
 
 
@@ -255,7 +272,10 @@ def test_similarity_to_the_retrained_model_is_by_layer(prepared):
     for layer in same.values():
         assert layer["values"] == pytest.approx([1.0, 1.0])
     other = similarity([(prepared, prepared.task.original)])
-    assert all(layer["mean"] < 0.9999 for layer in other.values())
+    test, original = prepared.task.scenario.test.x, prepared.task.original
+    direct = layer_similarity(original, prepared.retrained, test, debiased=True)
+    for name, layer in other.items():
+        assert layer["values"] == [direct[name]] and layer["mean"] < 0.9999
 
 
 def test_the_interval_by_hand():

@@ -38,9 +38,9 @@ def tiny(**changes: Any) -> Config:
     raw = {
         "dataset": "digits",
         "model": "small_cnn",
-        "scenario": {"kind": "random", "fraction": 0.1},
+        "scenario": {"kind": "random", "fraction": 0.4},
         "seeds": [3],
-        "train": {"epochs": 6, "lr": 0.003},
+        "train": {"epochs": 3, "lr": 0.003},
         "methods": {},
         "spdgan": {"max_steps": 20, "width": 8, "references": 2, "anchors": []},
     }
