@@ -237,7 +237,7 @@ def _instrument(found: Sequence[Found]) -> list[str]:
 def _shifted(found: Sequence[Found]) -> list[str]:
     lines = ["## Shifted cells", ""]
     for one in (one for one in found if one.shifted):
-        lines += [f"### Shifted: {one.title}", "", f"State: {one.state}.", ""]
+        lines += [f"### Shifted: {one.title}", "", _state_line(one, found), ""]
         if one.view is None:
             continue
         lines += _bullets(findings.instrument([one])[1:])
@@ -250,11 +250,18 @@ def _shifted(found: Sequence[Found]) -> list[str]:
 def _plain(found: Sequence[Found]) -> list[str]:
     lines = ["## Plain cells", ""]
     for one in (one for one in found if not one.shifted):
-        lines += [f"### Plain: {one.title}", "", f"State: {one.state}.", ""]
+        lines += [f"### Plain: {one.title}", "", _state_line(one, found), ""]
         if one.view is not None:
             body = [*tables.methods_table(one.view, tables.PLAIN), *_undefined(one.view)]
             lines += tables.folded("Figures", body)
     return lines
+
+
+def _state_line(one: Found, found: Sequence[Found]) -> str:
+    """Return how much is done, and whether the cell is a smaller grid than the others."""
+    own, most = len(one.compared()), max(len(other.compared()) for other in found)
+    smaller = f" Smaller grid: {own} of the {most} methods." if own < most else ""
+    return f"State: {one.state}.{smaller}"
 
 
 def _undefined(view: View) -> list[str]:

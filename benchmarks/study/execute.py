@@ -61,6 +61,8 @@ def run_all(cells: Sequence[Cell], plan: Plan, jobs: int, say: Say = _say) -> li
                     say(f"FAILED {failed[-1]}")
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
+            for process in multiprocessing.active_children():
+                process.terminate()  # or it would go on with the cell that is queued for it
             raise
     return failed
 

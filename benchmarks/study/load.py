@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.study.cells import Cell
+from fastunlearn.evaluation.anchors import PARTLY
 from fastunlearn.evaluation.results import read_results
 from fastunlearn.report.view import View
 
@@ -68,6 +69,11 @@ class Found:
         same = self.view.results["config_digest"] == self.cell.config.digest()
         note = "" if same else "; settings have changed since"
         return f"{state}, {done} of {planned} seeds{note}"
+
+    def compared(self) -> list[str]:
+        """Return the planned rows that are neither the original nor a retrained model."""
+        known = ("original", "retrain", "retrain_again", PARTLY)
+        return [n for n, method in self.cell.config.methods.items() if method.kind not in known]
 
     def baselines(self) -> list[str]:
         """Return the methods to compare the recipe with; none without results."""

@@ -18,6 +18,7 @@ from benchmarks.study import document, findings  # noqa: E402
 from benchmarks.study.cells import Cell, cells  # noqa: E402
 from benchmarks.study.document import write  # noqa: E402
 from benchmarks.study.load import Found, load  # noqa: E402
+from benchmarks.study.sensitivity import grid  # noqa: E402
 from benchmarks.study.tables import PLAIN, SHIFTED, SHIFTED_MORE  # noqa: E402
 from fastunlearn.evaluation.config import parse_config  # noqa: E402
 from fastunlearn.evaluation.methods import METHODS  # noqa: E402
@@ -136,6 +137,22 @@ def test_cells_without_results_are_named(
     assert section(text, "### Bar: digits, small CNN, random 10 %").strip() == "Not run."
     assert "| digits, small CNN, class 3 | not run |" in text
     assert text.splitlines()[4].startswith(f"2 of {len(planned)} cells are complete.")
+
+
+def test_a_smaller_grid_is_named(written: tuple[str, Path, dict[str, Any]]) -> None:
+    text, _, _ = written
+    resnet = section(text, "### Shifted: MNIST-5k, ResNet-8, random 10 %")
+    assert "2 of 5 seeds. Smaller grid: 7 of the 14 methods." in resnet
+    assert "Smaller grid" not in section(text, "### Shifted: MNIST-5k, small CNN, random 10 %")
+
+
+def test_the_planned_grid_is_understood() -> None:
+    with mock.patch.dict(METHODS):
+        (cell,) = (cell for cell in cells() if cell.name.endswith("sensitivity"))
+        settings = grid(View(make_results(cell, seeds=1)))
+    rows = {name for name in cell.config.methods if name.startswith(("top_k", "random_k"))}
+    assert {setting.method for setting in settings} == rows and len(rows) > 8
+    assert all(cell.config.methods[s.method].options["k"] == s.k for s in settings)
 
 
 def test_further_sections_are_named_when_not_run(
