@@ -52,6 +52,9 @@ bench: build ## Run the benchmarks
 
 study: build ## Run what the study lacks (hours), then write docs/study.md
 	$(BIN)/python -m benchmarks.study
+	$(BIN)/python -m benchmarks.study.curve
+	$(BIN)/python -m benchmarks.study.checks
+	$(BIN)/python -m benchmarks.study --write-only
 
 # A new compiler's warning must not cost the whole run.
 gpu: export FASTUNLEARN_WERROR = 0
