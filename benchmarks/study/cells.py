@@ -9,7 +9,7 @@ from typing import Any
 from benchmarks.methods import register_all
 from fastunlearn.evaluation.config import Config, parse_config
 
-SEEDS = (30, 31, 32, 33, 34)
+SEEDS = (50, 51, 52, 53, 54)
 """The reported seeds. No setting was chosen on any of them."""
 
 SCENARIOS: dict[str, dict[str, Any]] = {
@@ -84,9 +84,9 @@ def _cell(dataset: str, model: str, scenario: str, *, shifted: bool = True) -> C
 
 
 def _resnet() -> Cell:
-    """The ResNet's smaller grid: fewer methods, one reference model, one anchor in between."""
+    """The ResNet's smaller grid: fewer methods, one anchor in between."""
     methods = {name: METHODS[name] for name in SMALL_GRID}
-    spdgan = {"references": 1, "anchors": [0.1]}
+    spdgan = {"anchors": [0.1]}
     name = "mnist5k-resnet8-random-10-shifted"
     return _parsed(name, "mnist5k", "resnet8", "random-10", methods, spdgan=spdgan)
 

@@ -57,9 +57,9 @@ class SPDGANConfig:
     max_steps: int = 300
     lr: float = 3e-3
     lr_discriminator: float = 5e-4
-    adversarial: float = 0.3
-    shift: float = 1.0
-    closeness: float = 1.0
+    adversarial: float = 0.1
+    shift: float = 3.0
+    closeness: float = 3.0
     margin: float = 6.0
     radius: float | None = None
     min_psnr: float = 15.5
@@ -68,7 +68,7 @@ class SPDGANConfig:
     high: float | None = None
     check_every: int = 25
     patience: int = 2
-    target_accuracy: float = 0.2
+    target_accuracy: float = 0.15
     max_auc: float = 0.99
 
     def __post_init__(self) -> None:
