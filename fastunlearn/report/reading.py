@@ -115,7 +115,7 @@ def scenario_words(config: Any) -> str:
 
 
 def _outcomes(view: View) -> list[str]:
-    shown = [m for m in view.methods if m in ("top_k", "random_k")] or view.unlearned
+    shown = [m for m in view.methods if m in ("recipe", "top_k", "random_k")] or view.unlearned
     return [_outcome(view, method) for method in shown]
 
 
