@@ -11,6 +11,7 @@ A second call goes on where the first one stopped. The exit code is 1 where a ce
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 import time
 from fnmatch import fnmatch
@@ -61,6 +62,7 @@ def main() -> int:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends the cells' processes too
     try:
         sys.exit(main())
     except KeyboardInterrupt:
