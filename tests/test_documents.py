@@ -28,7 +28,7 @@ def test_figures_come_from_the_committed_results() -> None:
 
 def test_a_figure_changed_by_hand_is_noticed() -> None:
     update = runpy.run_path(str(ROOT / "docs/update.py"), run_name="update")
-    page = (ROOT / "README.md").read_text()
+    page = (ROOT / "docs/method.md").read_text()
     row = next(line for line in page.splitlines() if line.startswith("| Retrained |"))
     digit = re.search(r"\d", row)
     assert digit
