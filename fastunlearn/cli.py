@@ -43,7 +43,7 @@ def demo(
 ) -> None:
     """Unlearn 10 % of MNIST-5k from a small CNN, audit how much is forgotten, write a report.
 
-    Takes two to three minutes a seed on one core and downloads nothing.
+    Takes about a minute and a half a seed on one core and downloads nothing.
     """
     with _one_line_errors():
         from fastunlearn.evaluation.config import load_config
