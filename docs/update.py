@@ -81,7 +81,7 @@ def study_table() -> str:
         "MNIST-5k, a random 10 % to forget, shifted by SPD-GAN, small CNN, seeds "
         + ", ".join(str(run["seed"]) for run in runs)
         + f": mean (least to greatest). Original and retrained model lie {spread} points apart on"
-        f" the shifted data, {plain} on the data as they were.",
+        f" the shifted data, {plain} on the data as they were (`make study`).",
         "",
         "| model | unlearning degree, normalised | test accuracy, % | memory retention rate"
         " | steps / retraining's |",

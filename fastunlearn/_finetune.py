@@ -29,7 +29,7 @@ from fastunlearn._loop import (
 from fastunlearn.divergence import jeffreys, jensen_shannon
 from fastunlearn.repair import Repair, RepairOutcome
 
-__all__ = ["exchange_weights", "prepare_repair", "reference_copy"]
+__all__ = ["cycle", "exchange_weights", "prepare_repair", "reference_copy"]
 
 _DIVERGENCES = {"js": jensen_shannon, "jeffreys": jeffreys}
 
@@ -133,7 +133,7 @@ def _epochs(
 ) -> RepairOutcome:
     """Run epochs until one of the stop rules holds."""
     repair, outcome = run.repair, RepairOutcome()
-    forget_batches = None if forget is None else _cycle(forget)
+    forget_batches = None if forget is None else cycle(forget, "repair: forget")
     length = length_of(retain)
     bounds = (repair.max_steps, None if length is None else length * repair.epochs)
     total = min((bound for bound in bounds if bound is not None), default=None)
@@ -381,12 +381,12 @@ def _preserved_gradients(model: nn.Module) -> Iterator[None]:
             parameter.grad = gradient
 
 
-def _cycle(loader: Iterable[Any]) -> Iterator[Any]:
-    """Yield the batches of a loader again and again."""
+def cycle(loader: Iterable[Any], name: str) -> Iterator[Any]:
+    """Yield the batches of a loader again and again; the error of an empty one calls it `name`."""
     while True:
         empty = True
         for batch in loader:
             empty = False
             yield batch
         if empty:
-            raise ValueError("repair: forget must yield at least one batch, got none")
+            raise ValueError(f"{name} must yield at least one batch, got none")

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import kl_div
 
+from fastunlearn._finetune import cycle
 from fastunlearn._loop import LossFn, default_forward, forked_rng, preserved_mode, set_mode
 from fastunlearn.evaluation.config import ConfigError, FineTuneConfig
 from fastunlearn.evaluation.training import optimizer_factory
@@ -102,7 +103,7 @@ def paired(retain: Batches, forget: Batches, epochs: int) -> Iterator[tuple[Any,
     Raises:
         ValueError: the forget loader is empty.
     """
-    endless = _endless(forget)
+    endless = cycle(forget, "forget")
     for _ in range(epochs):
         yield from zip(retain, endless, strict=False)
 
@@ -117,13 +118,3 @@ def kl_divergence(teacher: Tensor, student: Tensor) -> Tensor:
     """
     target = teacher.detach().log_softmax(-1)
     return kl_div(student.log_softmax(-1), target, reduction="batchmean", log_target=True)
-
-
-def _endless(loader: Batches) -> Iterator[Any]:
-    while True:
-        empty = True
-        for batch in loader:
-            empty = False
-            yield batch
-        if empty:
-            raise ValueError("forget must yield at least one batch, got none")

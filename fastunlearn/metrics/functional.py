@@ -134,9 +134,7 @@ def forgetting_rate_normalised(original: float, unlearned: float, retrained: flo
     p0 = check_performance(op, "original", original)
     p1 = check_performance(op, "unlearned", unlearned)
     reference = check_performance(op, "retrained", retrained)
-    if p0 == reference:
-        return Undefined("the original and the retrained model perform equally on the forget set")
-    return (p0 - p1) / (p0 - reference)
+    return _over_retraining(p0, p1, reference, "the forget set")
 
 
 def memory_retention_rate(original: float, unlearned: float) -> float:
@@ -277,11 +275,14 @@ def unlearning_degree_normalised(before: float, after: float, retrained: float) 
     p0 = check_performance(op, "before", before)
     p1 = check_performance(op, "after", after)
     reference = check_performance(op, "retrained", retrained)
-    if p0 == reference:
-        return Undefined(
-            "the original and the retrained model perform equally on the shifted forget set"
-        )
-    return (p0 - p1) / (p0 - reference)
+    return _over_retraining(p0, p1, reference, "the shifted forget set")
+
+
+def _over_retraining(original: float, unlearned: float, retrained: float, where: str) -> float:
+    """Return what unlearning took away over what retraining does, on the data named `where`."""
+    if original == retrained:
+        return Undefined(f"the original and the retrained model perform equally on {where}")
+    return (original - unlearned) / (original - retrained)
 
 
 def js_divergence(logits_p: Tensor, logits_q: Tensor, reduction: Reduction = "mean") -> Tensor:
