@@ -9,7 +9,7 @@ from typing import Any
 from benchmarks.methods import register_all
 from fastunlearn.evaluation.config import Config, parse_config
 
-SEEDS = (50, 51, 52, 53, 54)
+SEEDS = (60, 61, 62, 63, 64)
 """The reported seeds. No setting was chosen on any of them."""
 
 SCENARIOS: dict[str, dict[str, Any]] = {

@@ -34,7 +34,7 @@ class AuditConfig:
     """
 
     gan: SPDGANConfig
-    references: int = 2
+    references: int = 3
     batch_size: int = 64
     anchors: tuple[float, ...] = ANCHORS
 

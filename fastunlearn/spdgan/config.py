@@ -10,7 +10,7 @@ __all__ = ["SPDGANConfig"]
 
 _COUNTS = ("max_steps", "width", "check_every", "patience")
 _POSITIVE = ("epsilon", "lr", "lr_discriminator", "margin")
-_WEIGHTS = ("adversarial", "shift", "closeness")
+_WEIGHTS = ("adversarial", "shift", "closeness", "noise")
 _OPTIONAL = ("radius", "low", "high")
 
 
@@ -30,6 +30,8 @@ class SPDGANConfig:
         shift: Weight of the reference's loss on the shifted data, >= 0.
         closeness: Weight of the L2 distance beyond ``radius``, >= 0.
         margin: Cross-entropy of the reference, in nats, beyond which the shift gains nothing.
+        noise: Standard deviation, in units, of the Gaussian noise on what the references see in
+            training, >= 0: a shift that works in spite of it works on other models too.
         radius: L2 distance in units that costs nothing; None: that of a PSNR of ``min_psnr``,
             ``sqrt(number of values) * 10 ** (-min_psnr / 20)``.
         min_psnr: Least mean PSNR, in dB over one unit, for the early stop.
@@ -59,8 +61,9 @@ class SPDGANConfig:
     lr_discriminator: float = 5e-4
     adversarial: float = 0.1
     shift: float = 3.0
-    closeness: float = 3.0
+    closeness: float = 5.0
     margin: float = 6.0
+    noise: float = 0.1
     radius: float | None = None
     min_psnr: float = 15.5
     width: int = 32

@@ -59,11 +59,11 @@ class SPDGAN:
     on them, so that what a model knows of them it has learned from them:
 
         G(x) = clip(x + epsilon * unit * tanh(g(x)), low, high)
-        L_G = adversarial * L_adv + shift * max(0, margin - CE(R(G(x)), y))
+        L_G = adversarial * L_adv + shift * max(0, margin - CE(R(G(x) + noise * unit * n), y))
               + closeness * max(0, ||G(x) - x||_2 / unit - radius)
 
-    with means over the batch and over the references R, L_adv = softplus(-D(G(x))), and a
-    discriminator D that minimises softplus(-D(x)) + softplus(D(G(x))). Images have convolutional
+    with means over the batch and over the references R, n standard normal, L_adv =
+    softplus(-D(G(x))), and a discriminator D that minimises softplus(-D(x)) + softplus(D(G(x))). Images have convolutional
     networks that take any size from 1x1 and any number of channels, vectors have perceptrons.
 
     Everything random comes from ``seed``; torch's global generators are left alone. The same seed,
@@ -156,8 +156,8 @@ class SPDGAN:
             digest = "" if path is None else fit_digest(self.config, self.seed, data, references)
             if path is not None and path.exists():
                 read_state(path, training, digest)
-            trainer = Trainer(training, references)
-            for _ in trainer.run(data, self.seed, hook):
+            trainer = Trainer(training, references, self.seed)
+            for _ in trainer.run(data, hook):
                 if path is not None:
                     write_state(path, training, digest)
             figures = _figures(training.networks, data.x)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -13,7 +15,7 @@ Shape = tuple[int, ...]
 
 
 class Generator(nn.Module):
-    """G(x) = clip(x + epsilon * unit * tanh(g(x)), low, high) [ours].
+    """G(x) = clip(x + epsilon * unit * tanh(g(x)), low, high) [ours]; a new one gives x itself.
 
     The unit is the value range of images and each feature's standard deviation of vectors, so a
     feature that is constant over the forget set stays as it is.
@@ -52,7 +54,34 @@ class Generator(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Shift a batch; shape and dtype are those of ``x``."""
         step = self.epsilon * self.unit * torch.tanh(self.body(self.standardise(x)))
-        return (x + step.to(x.dtype)).clamp(self.low, self.high)
+        return clip(x + step.to(x.dtype), self.low, self.high)
+
+
+def clip(x: Tensor, low: float, high: float) -> Tensor:
+    """Return ``x.clamp(low, high)`` with a gradient that can lead back inside.
+
+    The gradient of ``clamp`` is 0 at every clipped value. Images are black to a large part: there a
+    generator that once moves down gets no gradient again and stays where it is. Here only that part
+    of the gradient is dropped whose descent would lead further outside, as in projected descent.
+    """
+    clipped: Tensor = _Clip.apply(x, low, high)
+    return clipped
+
+
+class _Clip(torch.autograd.Function):
+    """See `clip`."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, low: float, high: float) -> Tensor:
+        ctx.save_for_backward(x)
+        ctx.bounds = low, high
+        return x.clamp(low, high)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+        (x,), (low, high) = ctx.saved_tensors, ctx.bounds
+        outwards = ((x < low) & (grad > 0)) | ((x > high) & (grad < 0))
+        return grad.masked_fill(outwards, 0.0), None, None
 
 
 class ImageShift(nn.Module):
@@ -68,7 +97,7 @@ class ImageShift(nn.Module):
         self.enter = nn.Conv2d(4 * channels, width, 3, padding=1)
         self.down = nn.Conv2d(width, width, 3, stride=2, padding=1)
         self.middle = nn.Conv2d(width, width, 3, padding=1)
-        self.leave = nn.Conv2d(width, 4 * channels, 3, padding=1)
+        self.leave = _zeroed(nn.Conv2d(width, 4 * channels, 3, padding=1))
         _channels_last(self)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -93,6 +122,7 @@ class VectorShift(nn.Module):
     def __init__(self, features: int, width: int) -> None:
         super().__init__()
         self.layers = perceptron(features, 4 * width, features, nn.ReLU())
+        _zeroed(self.layers[-1])
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, F) to the same shape."""
@@ -135,6 +165,13 @@ def perceptron(n_in: int, hidden: int, n_out: int, activation: nn.Module) -> nn.
         nn.Linear(n_in, hidden), activation, nn.Linear(hidden, hidden), activation,
         nn.Linear(hidden, n_out),
     )  # fmt: skip
+
+
+def _zeroed(layer: nn.Module) -> nn.Module:
+    """Set a layer to 0 and return it: as the last one of a generator it makes G(x) begin as x."""
+    for parameter in layer.parameters():
+        nn.init.zeros_(parameter)
+    return layer
 
 
 def _channels_last(network: nn.Module) -> None:

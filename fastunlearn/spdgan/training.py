@@ -9,6 +9,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -109,18 +110,19 @@ class Trainer:
     Args:
         training: What is trained, in place.
         references: Frozen classifiers on the networks' device; their loss is averaged.
+        seed: Of the order of the examples and of the noise.
     """
 
-    def __init__(self, training: Training, references: Sequence[nn.Module]) -> None:
-        self.training, self.references = training, references
+    def __init__(self, training: Training, references: Sequence[nn.Module], seed: int) -> None:
+        self.training, self.references, self.seed = training, references, seed
         self.device = training.networks.device
         self._losses: list[Tensor] = []
 
-    def run(self, data: ForgetSet, seed: int, hook: ProgressHook) -> Iterator[None]:
+    def run(self, data: ForgetSet, hook: ProgressHook) -> Iterator[None]:
         """Train from the last check on, and pause after every check."""
         training, config = self.training, self.training.config
         steps = training.step
-        for x, y in batches(data, seed, steps, config.max_steps):
+        for x, y in batches(data, self.seed, steps, config.max_steps):
             if training.enough:
                 return
             self.step(x, y, steps)
@@ -144,7 +146,8 @@ class Trainer:
         self._update("discriminator", loss_critic)
         critic.requires_grad_(False)
         adversarial = F.softplus(-critic(fake)).mean()
-        losses = [F.cross_entropy(out, y, reduction="none") for out in self._outputs(shifted)]
+        seen = shifted + self._noise(shifted, number)
+        losses = [F.cross_entropy(out, y, reduction="none") for out in self._outputs(seen)]
         shift = F.relu(config.margin - torch.stack(losses)).mean()
         distance = (fake - real).flatten(1).norm(dim=1)
         far = F.relu(distance - config.radius_of(x[0].numel())).mean()
@@ -186,6 +189,14 @@ class Trainer:
             "linf": figures["linf"],
             "discriminator_auc": networks.separation(x, shifted, data.batch_size),
         }
+
+    def _noise(self, x: Tensor, number: int) -> Tensor:
+        """Return the noise of one step, from the seed and the step alone: a resumed fit repeats it."""
+        mixed = np.random.SeedSequence([self.seed, number]).generate_state(1, np.uint64)
+        generator = torch.Generator().manual_seed(int(mixed[0]))
+        noise = torch.randn(x.shape, generator=generator).to(x.device)
+        noise *= self.training.config.noise * self.training.networks.generator.unit
+        return noise.to(x.dtype)
 
     def _outputs(self, x: Tensor) -> list[Tensor]:
         return [reference(x).float() for reference in self.references]

@@ -56,15 +56,26 @@ def test_one_step_by_hand(world: Any) -> None:
     from fastunlearn.spdgan.training import Trainer, begin
 
     config = SPDGANConfig(
-        max_steps=1, width=4, adversarial=0.7, shift=2.0, closeness=5.0, margin=2.0, radius=0.01
+        max_steps=1,
+        width=4,
+        adversarial=0.7,
+        shift=2.0,
+        closeness=5.0,
+        margin=2.0,
+        noise=0.3,
+        radius=0.01,
     )
     reference = copy.deepcopy(world.reference).eval()
     data = read_forget_set(world.loader(), config)
     with torch.random.fork_rng():
         training = begin(data, config, torch.device("cpu"), seed=0)
+        training.networks.generator.body.leave.reset_parameters()  # new, G(x) is x itself
     networks = copy.deepcopy(training.networks)
     x, y = data.x[:32], data.y[:32]
-    Trainer(training, [reference, reference]).step(x, y, 0)
+    trainer = Trainer(training, [reference, reference], seed=0)
+    noise = trainer._noise(x, 0)
+    assert 0.29 < float(noise.std()) < 0.31
+    trainer.step(x, y, 0)
 
     critic, z = networks.discriminator, networks.generator(x)
     loss = softplus(-critic(x)).mean() + softplus(critic(z.detach())).mean()
@@ -72,7 +83,7 @@ def test_one_step_by_hand(world: Any) -> None:
     optimizer = torch.optim.Adam(critic.parameters(), lr=config.lr_discriminator, **adam)
     loss.backward()
     optimizer.step()
-    shift = (2.0 - cross_entropy(reference(z), y, reduction="none")).clamp(min=0).mean()
+    shift = (2.0 - cross_entropy(reference(z + noise), y, reduction="none")).clamp(min=0).mean()
     far = ((z - x).flatten(1).norm(dim=1) - 0.01).clamp(min=0).mean()
     assert float(shift.detach()) > 0 and float(far.detach()) > 0
     optimizer = torch.optim.Adam(networks.generator.parameters(), lr=config.lr, **adam)
@@ -81,6 +92,22 @@ def test_one_step_by_hand(world: Any) -> None:
     for got, wanted in zip(training.networks.parameters(), networks.parameters(), strict=True):
         # Adam's first step is lr * sign(gradient): float32 rounding of the sums, and no more.
         torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_noise_is_of_the_seed_and_the_step(world: Any) -> None:
+    from fastunlearn.spdgan.data import read_forget_set
+    from fastunlearn.spdgan.training import Trainer, begin
+
+    data = read_forget_set(world.loader(), SHORT)
+    with torch.random.fork_rng():
+        training = begin(data, SHORT, torch.device("cpu"), seed=0)
+
+    def noise(seed: int, step: int) -> torch.Tensor:
+        return Trainer(training, [], seed)._noise(data.x, step)
+
+    assert torch.equal(noise(2**64 - 1, 5), noise(2**64 - 1, 5))
+    assert not torch.equal(noise(0, 0), noise(0, 1))
+    assert not torch.equal(noise(0, 0), noise(1, 0))
 
 
 def test_every_pass_has_an_order_of_its_own_from_the_seed() -> None:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from fastunlearn.spdgan import SPDGAN, SPDGANConfig, pictures
+from fastunlearn.spdgan.networks import Generator, clip
 
 QUICK = SPDGANConfig(max_steps=2, check_every=2, width=4)
 SHAPES = [(1, 28, 28), (3, 7, 9), (3, 32, 32), (2, 1, 1), (1, 3, 2), (5, 6, 5), (4,), (1,)]
@@ -51,6 +52,35 @@ def test_the_bound_holds_to_the_last_bit(dtype: torch.dtype, epsilon: float) -> 
     assert float(shifted.min()) >= 0 and float(shifted.max()) <= 1
     if epsilon == 0.3 and dtype == torch.float32:
         assert float(step.max()) > 0.3 - 1e-6
+
+
+@pytest.mark.parametrize("shape", [(1, 8, 8), (3, 5, 7), (6,)])
+def test_a_new_generator_gives_x_itself(shape: tuple[int, ...]) -> None:
+    x = torch.rand(4, *shape)
+    assert torch.equal(Generator(shape, SPDGANConfig(width=4))(x), x)
+
+
+def test_the_gradient_of_the_clip_leads_back_inside() -> None:
+    """Of a value below, inside and above: descent along each sign of the gradient."""
+    for sign, wanted in ((1.0, [0.0, 1.0, 1.0]), (-1.0, [-1.0, -1.0, 0.0])):
+        x = torch.tensor([-0.5, 0.5, 1.5], requires_grad=True)
+        clipped = clip(x, 0.0, 1.0)
+        assert clipped.tolist() == [0.0, 0.5, 1.0]
+        (sign * clipped).sum().backward()
+        assert x.grad is not None and x.grad.tolist() == wanted
+
+
+def test_a_generator_that_has_moved_everything_down_comes_back() -> None:
+    """Black images and a shift downwards: the gradient of a plain clamp would be 0 for good."""
+    torch.manual_seed(0)
+    generator, x = Generator((1, 8, 8), SPDGANConfig(width=4)), torch.zeros(4, 1, 8, 8)
+    torch.nn.init.constant_(generator.body.leave.bias, -0.5)
+    optimizer = torch.optim.SGD(generator.parameters(), lr=0.1)
+    for _ in range(50):
+        optimizer.zero_grad()
+        (generator(x) - 0.2).square().sum().backward()
+        optimizer.step()
+    assert float((generator(x).detach() - 0.2).abs().max()) < 0.05
 
 
 def test_images_of_another_range() -> None:
@@ -104,7 +134,7 @@ def test_vectors_that_do_not_vary_are_refused() -> None:
 
 def test_bounds_hold_for_vectors_where_given() -> None:
     x = torch.rand(7, 4)
-    gan = fitted((4,), SPDGANConfig(max_steps=1, width=4, low=0.0, epsilon=9.0), x)
+    gan = fitted((4,), SPDGANConfig(max_steps=3, lr=0.1, width=4, low=0.0, epsilon=9.0), x)
     assert float(gan.perturb(x).min()) >= 0 and float(gan.perturb(x).max()) > 1
 
 
