@@ -29,7 +29,7 @@ from fastunlearn._loop import (
 from fastunlearn.divergence import jeffreys, jensen_shannon
 from fastunlearn.repair import Repair, RepairOutcome
 
-__all__ = ["cycle", "exchange_weights", "prepare_repair", "reference_copy"]
+__all__ = ["cycle", "exchange_states", "prepare_repair", "reference_copy"]
 
 _DIVERGENCES = {"js": jensen_shannon, "jeffreys": jeffreys}
 
@@ -45,15 +45,16 @@ def reference_copy(model: nn.Module) -> nn.Module:
 
 
 @torch.no_grad()
-def exchange_weights(model: nn.Module, reference: nn.Module) -> None:
-    """Exchange the trainable parameters of a model with those of its `reference_copy`, in place.
+def exchange_states(model: nn.Module, reference: nn.Module) -> None:
+    """Exchange what a model and its `reference_copy` do not share, buffers included, in place.
 
-    Peak memory: a copy of the largest of them.
+    Peak memory: a copy of the largest tensor.
     """
-    others = dict(reference.named_parameters())
-    for name, parameter in trainable_parameters(model, "repair").items():
-        before = parameter.clone()
-        parameter.copy_(others[name])
+    others = {**dict(reference.named_parameters()), **dict(reference.named_buffers())}
+    own = {**trainable_parameters(model, "repair"), **dict(model.named_buffers())}
+    for name, tensor in own.items():
+        before = tensor.clone()
+        tensor.copy_(others[name])
         others[name].copy_(before)
 
 
@@ -67,6 +68,7 @@ def prepare_repair(
     masks: Mapping[str, Tensor] | None,
     loss_fn: LossFn,
     forward_fn: ForwardFn,
+    trial: bool = True,
 ) -> Callable[[ProgressHook], RepairOutcome]:
     """Get ready to fine-tune a model in place as a `Repair` says; call it before the perturbation.
 
@@ -81,12 +83,13 @@ def prepare_repair(
         forget: Batches of the forget set; unused where ``repair.distill`` is 0.
         reference: w0 from `reference_copy`, made before the perturbation; needed for distillation.
             For a perturbed teacher its weights and the model's are exchanged before the repair is
-            called (`exchange_weights`).
+            called (`exchange_states`).
         masks: Name -> bool mask, True where selected, shaped like the parameter; needed for
             ``repair.masked``. Nothing is selected in a parameter without a mask. Outside of the
             masks the model and ``reference`` must agree.
         loss_fn: ``loss_fn(outputs, targets)`` -> 0-dim mean loss.
         forward_fn: ``forward_fn(model, batch)`` -> (outputs, targets).
+        trial: Whether to try the batches; the loaders' first ones can be had once.
 
     Returns:
         The repair itself, to be called once with a hook that gets ``("repair", steps, total)``
@@ -110,7 +113,8 @@ def prepare_repair(
         reference = forget = None
     with torch.inference_mode(False), torch.enable_grad(), _preserved_gradients(model):
         run = _Run(model, repair, list(trainable.values()), loss_fn, forward_fn, reference, guard)
-        run.try_out(retain, forget)
+        if trial:
+            run.try_out(retain, forget)
     return functools.partial(_run_repair, run, retain, forget)
 
 

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from fastunlearn._loop import LossFn, length_of
-from fastunlearn.repair import Repair
+from fastunlearn.repair import Repair, check_number
 from fastunlearn.strategies import RandomK, TopK
 from fastunlearn.unlearn import Result, unlearn
 
@@ -25,7 +25,7 @@ __all__ = ["PEER", "RECOMMENDED", "Recipe"]
 
 @dataclass(frozen=True)
 class Recipe:
-    """A strategy with its repair; the length of the repair is in passes over the retain set.
+    """A strategy with its repair, whose lengths are in passes over the retain set.
 
     Args:
         strategy: what to select and how to perturb it.
@@ -33,31 +33,33 @@ class Recipe:
         distill: weight of that term.
         passes: passes over the retain loader, > 0; a part of a pass is as many of its batches,
             rounded, at least one.
+        teacher_passes: passes over the retain loader that a perturbed teacher takes before it
+            teaches, >= 0, see `Repair.teacher_steps`; rounded like `passes`.
         lr: learning rate of Adam.
+        teacher_lr: that of the teacher's passes.
         masked: update the selected parameters alone.
 
     Example:
         >>> from fastunlearn import recipes
         >>> recipes.RECOMMENDED.repair(100).max_steps
-        250
+        150
     """
 
     strategy: TopK | RandomK
     teacher: str = "original"
     distill: float = 0.1
     passes: float = 1.0
+    teacher_passes: float = 0.0
     lr: float = 1e-3
+    teacher_lr: float = 2e-3
     masked: bool = False
 
     def __post_init__(self) -> None:
         """Refuse what no repair could work with."""
-        for name in ("passes", "lr"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, (int, float)):
-                raise TypeError(f"Recipe: {name} must be a number > 0, got {type(value).__name__}")
-            if not (math.isfinite(value) and value > 0):
-                raise ValueError(f"Recipe: {name} must be a finite number > 0, got {value}")
-        self.repair(None)
+        for name in ("passes", "lr", "teacher_lr"):
+            check_number("Recipe", name, getattr(self, name), zero=False)
+        check_number("Recipe", "teacher_passes", self.teacher_passes, zero=True)
+        self.repair(1)
 
     def repair(self, batches: int | None) -> Repair:
         """Return the repair for a retain loader of so many batches.
@@ -65,12 +67,23 @@ class Recipe:
         Args:
             batches: number of batches in a pass; None where it is unknown, which rounds `passes`
                 up to whole ones.
+
+        Raises:
+            ValueError: the number is unknown and `teacher_passes` is not 0.
         """
+        if batches is None and self.teacher_passes:
+            raise ValueError("Recipe: retain must have a length for teacher_passes > 0, got none")
+
+        def steps(passes: float) -> int | None:
+            return None if batches is None else max(1, round(passes * batches))
+
         return Repair(
             epochs=math.ceil(self.passes),
-            max_steps=None if batches is None else max(1, round(self.passes * batches)),
+            max_steps=steps(self.passes),
             distill=self.distill,
             teacher=self.teacher,
+            teacher_steps=(self.teacher_passes and steps(self.teacher_passes)) or 0,
+            teacher_optimizer=functools.partial(torch.optim.Adam, lr=self.teacher_lr),
             masked=self.masked,
             optimizer=functools.partial(torch.optim.Adam, lr=self.lr),
         )
@@ -102,6 +115,10 @@ class Recipe:
 
 
 RECOMMENDED = Recipe(
-    TopK(0.3, rel_std=4.0, score="ratio"), teacher="perturbed", distill=1.0, passes=2.5, lr=5e-4
+    TopK(0.7, rel_std=0.5, score="ratio", mode="replace"),
+    teacher="perturbed",
+    distill=2.0,
+    passes=1.5,
+    teacher_passes=2.0,
 )
 PEER = Recipe(TopK(0.01, std=0.1))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import torch
@@ -34,9 +34,13 @@ class Repair:
     [paper via peer]. ``teacher="perturbed"``: w begins at the original weights and is drawn towards
     the perturbed model on the forget set, and there alone [ours]; the perturbation says what is to
     be forgotten, the repair writes it into the model, and what the noise broke elsewhere never
-    reaches it. ``distill=0`` is plain fine-tuning on the retain set [ours]: no teacher is kept and
-    the forget set is not read. An epoch is one pass over the retain loader; the forget loader is
-    started anew whenever it ends.
+    reaches it. With ``teacher_steps`` the perturbed model first learns from the retain set alone
+    for so many steps, with an optimiser of its own: it then teaches what a model that knows the
+    retain set would say of the forget set, not what a broken one says [ours].
+
+    ``distill=0`` is plain fine-tuning on the retain set [ours]: no teacher is kept and the forget
+    set is not read. An epoch is one pass over the retain loader; the forget loader is started anew
+    whenever it ends.
 
     The task term runs in training mode; the divergence compares both models in evaluation mode, so
     that it is 0 where they agree and forget batches never enter batch-norm statistics.
@@ -60,6 +64,10 @@ class Repair:
             KL of the peer's code. In nats, over the last dimension of the outputs, mean over all
             the other dimensions.
         teacher: ``"original"`` or ``"perturbed"``, see above; the latter needs ``distill > 0``.
+        teacher_steps: Optimiser steps on the task term that a perturbed teacher takes before it
+            teaches, >= 0, not counted in ``epochs`` and ``max_steps``. Normalisation layers follow
+            the retain set meanwhile, and the teacher keeps the statistics.
+        teacher_optimizer: Factory of the optimiser of these steps; None: ``optimizer``.
         masked: Update the selected parameters alone.
         optimizer: Factory, ``optimizer(parameters)`` -> torch optimiser over these or some of
             them. Called before the perturbation, so an optimiser that copies weights when it is
@@ -93,6 +101,8 @@ class Repair:
     distill: float = 0.1
     divergence: str = "js"
     teacher: str = "original"
+    teacher_steps: int = 0
+    teacher_optimizer: Callable[[list[nn.Parameter]], torch.optim.Optimizer] | None = None
     masked: bool = False
     optimizer: Callable[[list[nn.Parameter]], torch.optim.Optimizer] = default_optimizer
     scheduler: Callable[[torch.optim.Optimizer], Any] | None = None
@@ -109,9 +119,9 @@ class Repair:
             if getattr(self, name) is not None:
                 _check_integer(name, getattr(self, name))
         for name in ("distill", "min_delta"):
-            _check_number(name, getattr(self, name), zero=True)
+            check_number("Repair", name, getattr(self, name), zero=True)
         if self.clip_grad_norm is not None:
-            _check_number("clip_grad_norm", self.clip_grad_norm, zero=False)
+            check_number("Repair", "clip_grad_norm", self.clip_grad_norm, zero=False)
         if self.divergence not in _DIVERGENCES:
             raise ValueError(
                 f"Repair: divergence must be 'js' or 'jeffreys', got {self.divergence!r}"
@@ -122,12 +132,36 @@ class Repair:
             )
         if self.teacher == "perturbed" and self.distill == 0:
             raise ValueError("Repair: distill must be > 0 with teacher='perturbed', got 0")
+        if self.teacher_steps != 0:
+            _check_integer("teacher_steps", self.teacher_steps)
+            if self.teacher != "perturbed":
+                raise ValueError(
+                    "Repair: teacher_steps must be 0 unless teacher='perturbed', "
+                    f"got {self.teacher_steps}"
+                )
         if not isinstance(self.masked, bool):
             raise TypeError(f"Repair: masked must be a bool, got {type(self.masked).__name__}")
-        for name in ("optimizer", "scheduler", "stop_when"):
+        for name in ("optimizer", "teacher_optimizer", "scheduler", "stop_when"):
             value = getattr(self, name)
             if not callable(value) and not (value is None and name != "optimizer"):
                 raise TypeError(f"Repair: {name} must be callable, got {type(value).__name__}")
+
+    def of_teacher(self) -> Repair | None:
+        """Return the repair that a perturbed teacher gets before it teaches, or None."""
+        if self.teacher_steps == 0:
+            return None
+        return replace(
+            self,
+            epochs=self.teacher_steps,
+            max_steps=self.teacher_steps,
+            distill=0.0,
+            teacher="original",
+            teacher_steps=0,
+            optimizer=self.teacher_optimizer or self.optimizer,
+            teacher_optimizer=None,
+            patience=None,
+            stop_when=None,
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON-able description; callables become their qualified names."""
@@ -171,10 +205,10 @@ def _check_integer(name: str, value: object) -> None:
         raise ValueError(f"Repair: {name} must be >= 1, got {value}")
 
 
-def _check_number(name: str, value: object, *, zero: bool) -> None:
+def check_number(op: str, name: str, value: object, *, zero: bool) -> None:
     """Raise unless the value is a finite number, positive (``zero``: or 0)."""
     expected = "a finite number >= 0" if zero else "a finite number > 0"
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise TypeError(f"Repair: {name} must be {expected}, got {type(value).__name__}")
+        raise TypeError(f"{op}: {name} must be {expected}, got {type(value).__name__}")
     if not math.isfinite(value) or value < 0 or (value == 0 and not zero):
-        raise ValueError(f"Repair: {name} must be {expected}, got {value}")
+        raise ValueError(f"{op}: {name} must be {expected}, got {value}")

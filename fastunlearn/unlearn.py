@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import secrets
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastunlearn._finetune import exchange_weights, prepare_repair, reference_copy
+from fastunlearn._finetune import exchange_states, prepare_repair, reference_copy
 from fastunlearn._loop import (
     Batches,
     ForwardFn,
@@ -46,6 +46,7 @@ class Result:
         selection: The selected parameters of a masked repair, else None.
         history: One dict per repair epoch: epoch, steps, loss, task_loss, divergence (None without
             distillation). Free of times, so that the same seed gives the same history.
+        teacher_history: The same of the steps that a perturbed teacher took before it taught.
         stopped: Why the repair ended (``"epochs"``, ``"max_steps"``, ``"patience"``,
             ``"stop_when"``, ``"nothing selected"``), or None without repair.
         timings: Seconds of ``score``, ``perturb`` (with the selection), ``repair`` (with the copy
@@ -59,6 +60,7 @@ class Result:
     repair: Repair | None
     selection: Selection | None
     history: list[dict[str, Any]]
+    teacher_history: list[dict[str, Any]]
     stopped: str | None
     timings: dict[str, float]
     epoch_seconds: list[float]
@@ -70,6 +72,7 @@ class Result:
             "repair": None if self.repair is None else self.repair.to_dict(),
             "receipt": self.receipt.to_dict(),
             "history": [dict(entry) for entry in self.history],
+            "teacher_history": [dict(entry) for entry in self.teacher_history],
             "stopped": self.stopped,
             "timings": dict(self.timings),
             "epoch_seconds": list(self.epoch_seconds),
@@ -116,7 +119,8 @@ def unlearn(
     and with a masked one; a plain repair lets batch-norm statistics follow the retain set. Ctrl-C
     leaves a usable model, with flags and ``.grad`` put back: the original one during scoring, the
     perturbed and partly repaired one later (an interrupted masked repair is still a sparse patch;
-    with a perturbed teacher it is the original one, partly repaired).
+    with a perturbed teacher it is that teacher while it takes its own steps, and the original
+    model, partly repaired, afterwards).
 
     Peak memory on top of the model: one score buffer per parameter while scoring and perturbing;
     a copy of the trainable parameters and the buffers for ``repair.distill > 0``; the optimiser's
@@ -190,30 +194,14 @@ def unlearn(
         start = None
         if repair is not None:
             masks = None if selection is None else selection.masks()
-            start = prepare_repair(model, repair, **data, reference=reference, masks=masks)
+            start = _prepare(model, repair, reference, {**data, "masks": masks})
         clock.lap("repair")
         options |= {"keep_seed": keep_seed, "allow_overflow": allow_overflow}
         receipt = perturb_(target, strategy, **options).check()  # before any repair
         del scores, options  # a model's worth of memory that the repair can use
-        if repair is not None and repair.teacher == "perturbed":
-            assert reference is not None
-            exchange_weights(model, reference)
         clock.lap("perturb")
-        outcome = None if start is None else start(hook)
+        lesson, outcome = (None, None) if start is None else start(hook)
         clock.lap("repair")
-    return _result(model, receipt, strategy, repair, selection, outcome, clock.seconds)
-
-
-def _result(
-    model: nn.Module,
-    receipt: Receipt,
-    strategy: TopK | RandomK,
-    repair: Repair | None,
-    selection: Selection | None,
-    outcome: RepairOutcome | None,
-    seconds: dict[str, float],
-) -> Result:
-    """Put a result together; without repair there is no history and no reason to stop."""
     return Result(
         model=model,
         receipt=receipt,
@@ -221,10 +209,44 @@ def _result(
         repair=repair,
         selection=selection,
         history=[] if outcome is None else outcome.history,
+        teacher_history=[] if lesson is None else lesson.history,
         stopped=None if outcome is None else outcome.stopped,
-        timings={**seconds, "total": sum(seconds.values())},
+        timings={**clock.seconds, "total": sum(clock.seconds.values())},
         epoch_seconds=[] if outcome is None else outcome.seconds,
     )
+
+
+def _prepare(
+    model: nn.Module, repair: Repair, reference: nn.Module | None, data: dict[str, Any]
+) -> Callable[[ProgressHook], tuple[RepairOutcome | None, RepairOutcome]]:
+    """Get a repair ready, and before it the teacher's own steps where there are any.
+
+    Args:
+        model: To be perturbed before the repair is called.
+        repair: What to do.
+        reference: See `prepare_repair`.
+        data: Its other arguments.
+
+    Returns:
+        The repair, to be called once; it returns the outcome of the teacher's steps, if any, and
+        its own.
+    """
+    data = {**data, "reference": reference}
+    start, taught = prepare_repair(model, repair, **data), repair.of_teacher()
+    teach = None if taught is None else prepare_repair(model, taught, **data, trial=False)
+
+    def run(hook: ProgressHook) -> tuple[RepairOutcome | None, RepairOutcome]:
+        nonlocal teach
+        lesson = None
+        if teach is not None:
+            lesson = teach(lambda _, done, total: hook("teacher", done, total))
+            teach = None  # its optimiser's state is a multiple of the model
+        if repair.teacher == "perturbed":
+            assert reference is not None  # such a repair distils
+            exchange_states(model, reference)
+        return lesson, start(hook)
+
+    return run
 
 
 class _Clock:

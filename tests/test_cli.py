@@ -65,7 +65,7 @@ def test_run_writes_the_report_and_prints_a_table(config, tmp_path):
 
 def test_audit_adds_a_generator_and_anchors_and_prints_what_they_are_worth(tmp_path):
     path = tmp_path / "tiny.yaml"
-    block = "spdgan: {max_steps: 3, width: 4, references: 1, anchors: [0.5]}\n"
+    block = "spdgan: {max_steps: 3, width: 4, references: [1], anchors: [0.5]}\n"
     path.write_text(CONFIG.replace("[0, 1]", "[0]") + block)
     out = tmp_path / "out"
     result = invoke("audit", path, "--out", out)
@@ -99,7 +99,7 @@ def test_audit_of_a_file_without_a_block_takes_the_defaults(config, tmp_path, mo
     monkeypatch.setattr(runner, "run", record)
     monkeypatch.chdir(tmp_path)
     assert invoke("audit", config).exit_code == 130
-    assert seen["config"].spdgan.references == 3 and seen["config"].seeds == (0, 1)
+    assert seen["config"].spdgan.references == (1.0, 0.33, 0.17) and seen["config"].seeds == (0, 1)
     assert "partly_retrained_0.1" in seen["config"].methods
     assert seen["out"].as_posix() == "runs/audit-tiny"
 

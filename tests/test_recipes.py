@@ -17,7 +17,13 @@ from fastunlearn.recipes import PEER, RECOMMENDED, Recipe
 )
 def test_passes_become_steps(passes: float, batches: int, epochs: int, steps: int) -> None:
     repair = Recipe(fu.RandomK(0.1), passes=passes).repair(batches)
-    assert (repair.epochs, repair.max_steps) == (epochs, steps)
+    assert (repair.epochs, repair.max_steps, repair.teacher_steps) == (epochs, steps, 0)
+
+
+@pytest.mark.parametrize(("passes", "steps"), [(2.0, 114), (0.5, 28), (0.001, 1)])
+def test_a_teachers_passes_become_steps(passes: float, steps: int) -> None:
+    how = {"teacher": "perturbed", "distill": 1.0, "teacher_passes": passes}
+    assert Recipe(fu.RandomK(0.1), **how).repair(57).teacher_steps == steps
 
 
 def test_unlearn_is_that_of_its_strategy_and_repair() -> None:
@@ -41,6 +47,9 @@ def test_a_loader_without_length_rounds_up() -> None:
         network(), forget=FORGET, retain=Endless(), loss_fn=cross_entropy, seed=0
     )
     assert result.history[-1]["steps"] == 2 * len(RETAIN)
+    taught = Recipe(fu.RandomK(0.1), teacher="perturbed", distill=1.0, teacher_passes=1.0)
+    with pytest.raises(ValueError, match="retain must have a length for teacher_passes > 0"):
+        taught.repair(None)
 
 
 @pytest.mark.parametrize(
@@ -48,7 +57,17 @@ def test_a_loader_without_length_rounds_up() -> None:
     [
         ({"passes": 0.0}, ValueError, "Recipe: passes must be a finite number > 0, got 0.0"),
         ({"lr": float("nan")}, ValueError, "Recipe: lr must be a finite number > 0, got nan"),
-        ({"lr": True}, TypeError, "Recipe: lr must be a number > 0, got bool"),
+        ({"lr": True}, TypeError, "Recipe: lr must be a finite number > 0, got bool"),
+        (
+            {"teacher_passes": -1.0},
+            ValueError,
+            "Recipe: teacher_passes must be a finite number >= 0",
+        ),
+        (
+            {"teacher_passes": 1.0},
+            ValueError,
+            "Repair: teacher_steps must be 0 unless teacher='perturbed', got 1",
+        ),
         ({"teacher": "best"}, ValueError, "Repair: teacher must be"),
         (
             {"teacher": "perturbed", "distill": 0.0},
@@ -63,5 +82,9 @@ def test_refusals(changes: dict[str, object], error: type[Exception], message: s
 
 
 def test_the_named_recipes() -> None:
-    assert RECOMMENDED.teacher == "perturbed"
+    repair = RECOMMENDED.repair(100)
+    assert (repair.teacher, repair.teacher_steps, repair.max_steps) == ("perturbed", 200, 150)
+    assert repair.teacher_optimizer is not None and repair.of_teacher() is not None
+    assert repair.of_teacher().to_dict()["optimizer"] == "torch.optim.adam.Adam(lr=0.002)"
+    assert repair.to_dict()["optimizer"] == "torch.optim.adam.Adam(lr=0.001)"
     assert (PEER.strategy.k, PEER.strategy.std, PEER.distill) == (0.01, 0.1, 0.1)

@@ -16,6 +16,7 @@ from repair_cases import (
     OPTIMIZERS,
     RETAIN,
     SGD,
+    STILL,
     STRATEGIES,
     changed,
     copies,
@@ -141,6 +142,40 @@ def test_a_perturbed_teacher_leaves_a_sparse_patch_where_masked() -> None:
     for name, moved in changed(model, before).items():
         assert not (moved & ~masks.get(name, torch.zeros_like(moved))).any(), name
     assert any(bool(diff.any()) for diff in changed(model, before).values())
+
+
+def test_a_perturbed_teacher_learns_before_it_teaches() -> None:
+    """It is what a plain repair of as many steps makes of the perturbed model; w starts at w0."""
+    strategy, model, teacher = TopK(0.3, std=1.0), network(), network()
+    before = copies(model)
+    buffers = {name: value.clone() for name, value in model.named_buffers()}
+    run(teacher, strategy, repair=Repair(epochs=2, max_steps=5, distill=0.0, optimizer=SGD))
+    calls: list[tuple[str, int, int | None]] = []
+    how = {"teacher": "perturbed", "teacher_steps": 5, "teacher_optimizer": SGD}
+    repair = Repair(distill=1.0, optimizer=STILL, **how)
+    result = run(model, strategy, repair=repair, progress=lambda *call: calls.append(call))
+    assert not any(bool(diff.any()) for diff in changed(model, before).values())
+    assert all(torch.equal(value, buffers[name]) for name, value in model.named_buffers())
+    distances = [jensen_shannon(model.eval()(x), teacher.eval()(x)).item() for x, _ in FORGET]
+    taught = [distances[step % len(FORGET)] for step in range(len(RETAIN))]
+    assert result.history[0]["divergence"] == pytest.approx(sum(taught) / len(taught), rel=1e-5)
+    assert [entry["steps"] for entry in result.teacher_history] == [3, 5]
+    assert result.teacher_history[0]["divergence"] is None
+    assert [call for call in calls if call[0] == "teacher"] == [
+        ("teacher", done, 5) for done in range(1, 6)
+    ]
+    assert [call[1] for call in calls if call[0] == "repair"] == [1, 2, 3]
+
+
+def test_a_masked_repair_masks_the_teachers_steps_too() -> None:
+    model = network()
+    before = copies(model)
+    options = {"masked": True, "distill": 1.0, "teacher": "perturbed", "teacher_steps": 4}
+    result = run(model, TopK(0.3, std=1.0), repair=Repair(optimizer=SGD, **options))
+    masks = result.selection.masks()
+    for name, moved in changed(model, before).items():
+        assert not (moved & ~masks.get(name, torch.zeros_like(moved))).any(), name
+    assert len(result.teacher_history) == 2
 
 
 def frozen_norm() -> nn.Module:

@@ -38,7 +38,7 @@ from fastunlearn.evaluation.audit import gain
 from fastunlearn.evaluation.config import Config, parse_config
 from fastunlearn.evaluation.data import DATASETS, Samples, TensorLoader, derive_seed, joined
 from fastunlearn.evaluation.one_seed import make_task
-from fastunlearn.evaluation.retraining import train_fresh
+from fastunlearn.evaluation.retraining import train_fresh, train_reference
 from fastunlearn.evaluation.scenarios import shifted
 from fastunlearn.evaluation.task import Task
 from fastunlearn.evaluation.training import predict
@@ -87,8 +87,8 @@ def share(task: Task) -> Shared:
     """Train what the shifts of a seed share, with the seeds that an audit gives each model."""
     scenario, audit = task.scenario, task.config.spdgan
     assert audit is not None  # the configuration is that of an audit
-    numbers = range(1, audit.references + 1)
-    references = tuple(train_fresh(task, scenario.retain, f"reference {n}").model for n in numbers)
+    numbers = range(1, len(audit.references) + 1)
+    references = tuple(train_reference(task, number) for number in numbers)
     retrained = train_fresh(task, scenario.retain, "retrain").model
     plain = train_fresh(task, joined(scenario.forget, scenario.retain), "original").model
     spread = _accuracy(plain, scenario.forget) - _accuracy(retrained, scenario.forget)

@@ -28,7 +28,7 @@ from fastunlearn.evaluation.data import (
     joined,
     stratified_order,
 )
-from fastunlearn.evaluation.retraining import train_fresh
+from fastunlearn.evaluation.retraining import train_fresh, train_reference
 from fastunlearn.evaluation.scenarios import shifted
 from fastunlearn.evaluation.task import Outcome, Task
 from fastunlearn.evaluation.training import predict
@@ -63,7 +63,7 @@ class Instrument:
 
 def extra_steps(config: Config) -> int:
     """Return the number of steps that `make_instrument` takes; 0 where there is no audit."""
-    return 0 if config.spdgan is None else config.spdgan.references + 2
+    return 0 if config.spdgan is None else len(config.spdgan.references) + 2
 
 
 def make_instrument(task: Task, step: Step) -> Instrument:
@@ -76,10 +76,9 @@ def make_instrument(task: Task, step: Step) -> Instrument:
     settings = task.config.spdgan
     assert settings is not None  # the runner asks for audits alone
     references = []
-    for number in range(1, settings.references + 1):
+    for number in range(1, len(settings.references) + 1):
         with step(f"Reference model {number}") as progress:
-            busy = replace(task, progress=progress)
-            references.append(train_fresh(busy, task.scenario.retain, f"reference {number}").model)
+            references.append(train_reference(replace(task, progress=progress), number))
     gan = SPDGAN(settings.gan, seed=derive_seed(task.seed, "SPD-GAN"))
     with step("SPD-GAN") as progress:
         loader = TensorLoader(task.scenario.forget, settings.batch_size)

@@ -18,6 +18,7 @@ from fastunlearn.evaluation.parsing import (
 from fastunlearn.spdgan import SPDGANConfig
 
 ANCHORS = (0.5, 0.1, 0.02)
+REFERENCES = (1.0, 0.33, 0.17)
 _OWN = ("references", "batch_size", "anchors")
 
 
@@ -27,21 +28,24 @@ class AuditConfig:
 
     Args:
         gan: settings of SPD-GAN; written beside the others in YAML and JSON.
-        references: number of models, trained on the retain set, that the generator works against.
+        references: the models, trained on the retain set, that the generator works against: for
+            each the share of the training's epochs that it gets, in (0, 1], rounded, at least one.
+            What models do with shifted data differs most of all by how long they were trained.
         batch_size: forget examples in a batch of the generator's training.
         anchors: shares of the forget set, each in (0, 1), that stay in the training set of a
             partly retrained model; falling.
     """
 
     gan: SPDGANConfig
-    references: int = 3
+    references: tuple[float, ...] = REFERENCES
     batch_size: int = 64
     anchors: tuple[float, ...] = ANCHORS
 
     def to_dict(self) -> dict[str, Any]:
         """Return the JSON form; `parse_audit` reads it back."""
         own: dict[str, Any] = {name: getattr(self, name) for name in _OWN}
-        return {**dataclasses.asdict(self.gan), **own, "anchors": list(self.anchors)}
+        lists = {name: list(own[name]) for name in ("references", "anchors")}
+        return {**dataclasses.asdict(self.gan), **own, **lists}
 
 
 def parse_audit(raw: Any) -> AuditConfig:
@@ -53,9 +57,10 @@ def parse_audit(raw: Any) -> AuditConfig:
     given = mapping("spdgan", raw)
     check_keys("spdgan", given, [*_OWN, *(f.name for f in dataclasses.fields(SPDGANConfig))])
     own = {name: given.pop(name) for name in _OWN if name in given}
-    for name in ("references", "batch_size"):
-        if name in own:
-            check_range(f"spdgan.{name}", typed(f"spdgan.{name}", own[name], int), low=1)
+    if "batch_size" in own:
+        check_range("spdgan.batch_size", typed("spdgan.batch_size", own["batch_size"], int), low=1)
+    if "references" in own:
+        own["references"] = _parse_references(own["references"])
     if "anchors" in own:
         own["anchors"] = _parse_anchors(own["anchors"])
     try:
@@ -79,10 +84,21 @@ def anchor_rows(audit: AuditConfig) -> dict[str, dict[str, Any]]:
     }
 
 
-def _parse_anchors(raw: Any) -> tuple[float, ...]:
+def _parse_references(raw: Any) -> tuple[float, ...]:
+    shares = _shares("spdgan.references", raw)
+    if not shares or not all(0.0 < share <= 1.0 for share in shares):
+        raise ConfigError(f"spdgan.references must be shares above 0 and up to 1, got {raw!r}")
+    return shares
+
+
+def _shares(where: str, raw: Any) -> tuple[float, ...]:
     if not isinstance(raw, list):
-        raise ConfigError(f"spdgan.anchors must be a list of shares, got {raw!r}")
-    shares = tuple(typed("spdgan.anchors", kept, float) for kept in raw)
+        raise ConfigError(f"{where} must be a list of shares, got {raw!r}")
+    return tuple(typed(where, share, float) for share in raw)
+
+
+def _parse_anchors(raw: Any) -> tuple[float, ...]:
+    shares = _shares("spdgan.anchors", raw)
     for kept in shares:
         check_fraction("spdgan.anchors", kept)
     if list(shares) != sorted(set(shares), reverse=True):

@@ -64,19 +64,22 @@ class RecipeOptions:
         score: what Top-K sorts by; without meaning for `random_k`.
         k: share of the parameters, in (0, 1].
         rel_std, mode: see `fastunlearn.TopK`.
-        teacher, distill, passes, lr, masked: see `fastunlearn.recipes.Recipe`.
+        teacher, distill, passes, teacher_passes, lr, teacher_lr, masked: see
+            `fastunlearn.recipes.Recipe`.
         batch_size: examples in a batch of either set.
     """
 
     select: str = "top_k"
     score: str = "ratio"
-    k: float = 0.3
-    rel_std: float = 4.0
-    mode: str = "add"
+    k: float = 0.7
+    rel_std: float = 0.5
+    mode: str = "replace"
     teacher: str = RECOMMENDED.teacher
     distill: float = RECOMMENDED.distill
     passes: float = RECOMMENDED.passes
+    teacher_passes: float = RECOMMENDED.teacher_passes
     lr: float = RECOMMENDED.lr
+    teacher_lr: float = RECOMMENDED.teacher_lr
     masked: bool = False
     batch_size: int = 64
 
@@ -93,9 +96,8 @@ class RecipeOptions:
         how: dict[str, Any] = {"rel_std": self.rel_std, "mode": self.mode}
         top = self.select == "top_k"
         strategy = TopK(self.k, score=self.score, **how) if top else RandomK(self.k, **how)  # type: ignore[arg-type]
-        return Recipe(
-            strategy, self.teacher, self.distill, self.passes, lr=self.lr, masked=self.masked
-        )
+        names = ("teacher", "distill", "passes", "teacher_passes", "lr", "teacher_lr", "masked")
+        return Recipe(strategy, **{name: getattr(self, name) for name in names})
 
 
 @dataclass(frozen=True)

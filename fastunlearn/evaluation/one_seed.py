@@ -255,7 +255,7 @@ def _run_methods(task: Task, steps: _Steps) -> dict[str, Outcome]:
     for name, method in task.config.methods.items():
         with steps.step(method.label) as within:
             try:
-                with _counted_steps() as count:
+                with counted_steps() as count:
                     outcome = METHODS[method.kind].run(replace(task, progress=within), method)
             except (TypeError, ValueError) as error:
                 if str(error).startswith(_REFUSALS):
@@ -268,7 +268,7 @@ def _run_methods(task: Task, steps: _Steps) -> dict[str, Outcome]:
 
 
 @contextmanager
-def _counted_steps() -> Iterator[Callable[[], int]]:
+def counted_steps() -> Iterator[Callable[[], int]]:
     """Count the optimiser steps that are taken in the block, whoever takes them."""
     steps = 0
 

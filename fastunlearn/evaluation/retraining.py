@@ -74,8 +74,23 @@ def partly_retrain(task: Task, method: MethodConfig) -> Outcome:
     return train_fresh(task, joined(kept, task.scenario.retain), "partly retrained")
 
 
-def train_fresh(task: Task, samples: Samples, purpose: str) -> Outcome:
-    """Train fresh weights on `samples`; weights and batch order have seeds of that purpose."""
+def train_reference(task: Task, number: int) -> nn.Module:
+    """Train one of the models that an audit's generator works against; `number` is from 1."""
+    audit = task.config.spdgan
+    assert audit is not None  # asked for by audits alone
+    share = audit.references[number - 1]
+    return train_fresh(task, task.scenario.retain, f"reference {number}", share=share).model
+
+
+def train_fresh(task: Task, samples: Samples, purpose: str, *, share: float = 1.0) -> Outcome:
+    """Train fresh weights on `samples`.
+
+    Args:
+        task: the run.
+        samples: the training set.
+        purpose: weights and batch order have seeds of it.
+        share: of the configured epochs, rounded, at least one.
+    """
     train = task.config.train
     started = time.perf_counter()
     model = _fresh_model(task, purpose)
@@ -83,7 +98,7 @@ def train_fresh(task: Task, samples: Samples, purpose: str) -> Outcome:
         samples, train.batch_size, seed=derive_seed(task.seed, purpose, "batch order")
     )
     optimizer = optimizer_factory(train)(model.parameters())
-    fit(model, loader, optimizer, train.epochs, progress=task.progress)
+    fit(model, loader, optimizer, max(1, round(share * train.epochs)), progress=task.progress)
     return Outcome(model, time.perf_counter() - started)
 
 

@@ -216,15 +216,15 @@ def unlearning_accuracy(unlearned: float) -> float:
     return 1.0 - check_performance("unlearning_accuracy", "unlearned", unlearned, upper=1.0)
 
 
-def unlearning_degree(before: float, after: float) -> float:
+def unlearning_degree(original: float, unlearned: float) -> float:
     """Return how much performance on the shifted forget set unlearning removed.
 
     P(w0, G(D_u)) - P(w1, G(D_u)). [paper] w0 must have been trained on D_r and G(D_u): then what it
     does well on G(D_u) it has learned from that data itself.
 
     Args:
-        before: P(w0, G(D_u)), finite and >= 0.
-        after: P(w1, G(D_u)), finite and >= 0.
+        original: P(w0, G(D_u)), finite and >= 0.
+        unlearned: P(w1, G(D_u)), finite and >= 0.
 
     Returns:
         0 for the untouched model; negative where unlearning raised the performance. The best value
@@ -235,7 +235,7 @@ def unlearning_degree(before: float, after: float) -> float:
         ValueError: If an argument is negative, infinite or NaN.
 
     Example:
-        >>> unlearning_degree(before=0.75, after=0.5)
+        >>> unlearning_degree(original=0.75, unlearned=0.5)
         0.25
 
     Source:
@@ -243,10 +243,11 @@ def unlearning_degree(before: float, after: float) -> float:
         Perturbation, IEEE TKDE 37(4), 2025.
     """
     op = "unlearning_degree"
-    return check_performance(op, "before", before) - check_performance(op, "after", after)
+    p0 = check_performance(op, "original", original)
+    return p0 - check_performance(op, "unlearned", unlearned)
 
 
-def unlearning_degree_normalised(before: float, after: float, retrained: float) -> float:
+def unlearning_degree_normalised(original: float, unlearned: float, retrained: float) -> float:
     """Return the unlearning degree relative to the retrained model's.
 
     (P(w0, G(D_u)) - P(w1, G(D_u))) / (P(w0, G(D_u)) - P(w*, G(D_u))). [ours] 0 for the untouched
@@ -256,8 +257,8 @@ def unlearning_degree_normalised(before: float, after: float, retrained: float) 
     is negative the sign turns.
 
     Args:
-        before: P(w0, G(D_u)), finite and >= 0.
-        after: P(w1, G(D_u)), finite and >= 0.
+        original: P(w0, G(D_u)), finite and >= 0.
+        unlearned: P(w1, G(D_u)), finite and >= 0.
         retrained: P(w*, G(D_u)), finite and >= 0.
 
     Returns:
@@ -268,12 +269,12 @@ def unlearning_degree_normalised(before: float, after: float, retrained: float) 
         ValueError: If an argument is negative, infinite or NaN.
 
     Example:
-        >>> unlearning_degree_normalised(before=1.0, after=0.75, retrained=0.5)
+        >>> unlearning_degree_normalised(original=1.0, unlearned=0.75, retrained=0.5)
         0.5
     """
     op = "unlearning_degree_normalised"
-    p0 = check_performance(op, "before", before)
-    p1 = check_performance(op, "after", after)
+    p0 = check_performance(op, "original", original)
+    p1 = check_performance(op, "unlearned", unlearned)
     reference = check_performance(op, "retrained", retrained)
     return _over_retraining(p0, p1, reference, "the shifted forget set")
 

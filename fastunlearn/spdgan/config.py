@@ -62,7 +62,7 @@ class SPDGANConfig:
     adversarial: float = 0.1
     shift: float = 3.0
     closeness: float = 5.0
-    margin: float = 6.0
+    margin: float = 8.0
     noise: float = 0.1
     radius: float | None = None
     min_psnr: float = 15.5

@@ -63,8 +63,9 @@ class SPDGAN:
               + closeness * max(0, ||G(x) - x||_2 / unit - radius)
 
     with means over the batch and over the references R, n standard normal, L_adv =
-    softplus(-D(G(x))), and a discriminator D that minimises softplus(-D(x)) + softplus(D(G(x))). Images have convolutional
-    networks that take any size from 1x1 and any number of channels, vectors have perceptrons.
+    softplus(-D(G(x))), and a discriminator D that minimises softplus(-D(x)) + softplus(D(G(x))).
+    Images have convolutional networks that take any size from 1x1 and any number of channels,
+    vectors have perceptrons.
 
     Everything random comes from ``seed``; torch's global generators are left alone. The same seed,
     data and references give the same bits on the same machine with the same number of threads

@@ -78,7 +78,7 @@ class _Clip(torch.autograd.Function):
         return x.clamp(low, high)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
         (x,), (low, high) = ctx.saved_tensors, ctx.bounds
         outwards = ((x < low) & (grad > 0)) | ((x > high) & (grad < 0))
         return grad.masked_fill(outwards, 0.0), None, None

@@ -191,7 +191,7 @@ class Trainer:
         }
 
     def _noise(self, x: Tensor, number: int) -> Tensor:
-        """Return the noise of one step, from the seed and the step alone: a resumed fit repeats it."""
+        """Return the noise of one step, of seed and step alone: a resumed fit repeats it."""
         mixed = np.random.SeedSequence([self.seed, number]).generate_state(1, np.uint64)
         generator = torch.Generator().manual_seed(int(mixed[0]))
         noise = torch.randn(x.shape, generator=generator).to(x.device)

@@ -13,14 +13,14 @@ from typing import Any
 import pytest
 import torch
 
-from fastunlearn.evaluation import audit
+from fastunlearn.evaluation import audit, retraining
 from fastunlearn.evaluation.anchors import anchor_order, out_of_order
 from fastunlearn.evaluation.audit import gain
 from fastunlearn.evaluation.config import ConfigError, parse_config
 from fastunlearn.evaluation.data import Samples, derive_seed
 from fastunlearn.evaluation.methods import METHODS
 from fastunlearn.evaluation.models import build_model
-from fastunlearn.evaluation.one_seed import make_task
+from fastunlearn.evaluation.one_seed import counted_steps, make_task
 from fastunlearn.evaluation.results import (
     AUDIT_METRICS,
     METRICS,
@@ -50,7 +50,13 @@ def audit_config(**changes: Any) -> dict[str, Any]:
     raw = tiny_config()
     raw["methods"] = {"fine_tune": None}
     raw["train"] = {"epochs": 2, "lr": 0.003}
-    raw["spdgan"] = {"max_steps": 20, "width": 8, "references": 1, "anchors": [0.5, 0.05]}
+    raw["spdgan"] = {
+        "max_steps": 20,
+        "width": 8,
+        "lr": 0.03,
+        "references": [1],
+        "anchors": [0.5, 0.05],
+    }
     return raw | changes
 
 
@@ -63,7 +69,7 @@ def audited(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, dict[str, An
 
 def test_the_block_gets_defaults_and_reads_back():
     config = parse_config(audit_config(spdgan={"epsilon": 0.2, "radius": None}))
-    assert (config.spdgan.references, config.spdgan.batch_size) == (3, 64)
+    assert (config.spdgan.references, config.spdgan.batch_size) == ((1.0, 0.33, 0.17), 64)
     assert config.spdgan.anchors == (0.5, 0.1, 0.02) and config.spdgan.gan.epsilon == 0.2
     assert parse_config(config.to_dict()) == config
     rows = {n: m.options["kept"] for n, m in config.methods.items() if "kept" in m.options}
@@ -86,7 +92,9 @@ def test_a_configuration_becomes_an_audit_once():
     [
         ({"spdgan": None}, ["spdgan must be a mapping", "None"]),
         ({"spdgan": {"steps": 3}}, ["spdgan", "'references'", "'max_steps'", "'steps'"]),
-        ({"spdgan": {"references": 0}}, ["spdgan.references", "at least 1", "0"]),
+        ({"spdgan": {"references": 2}}, ["spdgan.references", "list", "2"]),
+        ({"spdgan": {"references": []}}, ["spdgan.references", "[]"]),
+        ({"spdgan": {"references": [0.5, 0.0]}}, ["spdgan.references", "above 0", "[0.5, 0.0]"]),
         ({"spdgan": {"batch_size": 1.5}}, ["spdgan.batch_size", "whole number", "1.5"]),
         ({"spdgan": {"epsilon": -0.1}}, ["spdgan:", "epsilon", "-0.1"]),
         ({"spdgan": {"epsilon": None}}, ["spdgan.epsilon", "number", "None"]),
@@ -181,17 +189,18 @@ def silent_step(labels: list[str]):
 
 def test_references_have_seeds_of_their_own_and_see_the_retain_set_alone(digits, monkeypatch):
     raw = audit_config()
-    raw["spdgan"]["references"] = 2
-    raw["train"] = {"epochs": 1, "lr": 1e-30}
+    raw["spdgan"]["references"] = [1, 0.5]
+    raw["train"] = {"epochs": 4, "lr": 1e-30}
     task = make_task(parse_config(raw), digits, 3)
-    seen: list[tuple[int, str]] = []
+    seen: list[tuple[int, str, float]] = []
 
-    def note(task: Task, samples: Samples, purpose: str) -> Outcome:
-        seen.append((len(samples), purpose))
+    def note(task: Task, samples: Samples, purpose: str, share: float = 1.0) -> Outcome:
+        seen.append((len(samples), purpose, share))
         assert purpose == "original" or samples is task.scenario.retain
-        return train_fresh(task, samples, purpose)
+        return train_fresh(task, samples, purpose, share=share)
 
     monkeypatch.setattr(audit, "train_fresh", note)
+    monkeypatch.setattr(retraining, "train_fresh", note)
     labels: list[str] = []
     instrument = audit.make_instrument(task, silent_step(labels))
     assert labels == [
@@ -199,13 +208,25 @@ def test_references_have_seeds_of_their_own_and_see_the_retain_set_alone(digits,
     ]  # fmt: skip
     retain, everything = len(task.scenario.retain), len(task.scenario.retain.y) + 143
     assert seen == [
-        (retain, "reference 1"), (retain, "reference 2"), (everything, "original"),
+        (retain, "reference 1", 1.0), (retain, "reference 2", 0.5), (everything, "original", 1.0),
     ]  # fmt: skip
     models = [*instrument.references, METHODS["retrain"].run(task, None).model]
     first = [model.hidden.weight for model in models]
     assert not any(torch.equal(first[i], first[j]) for i, j in ((0, 1), (0, 2), (1, 2)))
     plain = build_model("small_cnn", 8, 10, seed=derive_seed(3, "original", "weights"))
     assert torch.equal(instrument.plain.hidden.weight, plain.hidden.weight)
+
+
+def test_a_reference_gets_its_share_of_the_epochs(digits):
+    raw = audit_config()
+    raw["train"] = {"epochs": 6}
+    raw["spdgan"]["references"] = [1, 0.33, 0.01]
+    task = make_task(parse_config(raw), digits, 0)
+    batches = math.ceil(len(task.scenario.retain) / 64)
+    for number, epochs in ((1, 6), (2, 2), (3, 1)):
+        with counted_steps() as steps:
+            retraining.train_reference(task, number)
+        assert steps() == epochs * batches
 
 
 def test_anchors_are_ordered_by_what_they_keep():

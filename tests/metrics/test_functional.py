@@ -72,10 +72,10 @@ def test_rates_hand_computed() -> None:
     assert metrics.memory_retention_rate(original=0.5, unlearned=0.375) == 0.75
     assert metrics.memory_retention_rate_normalised(unlearned=0.75, retrained=0.5) == 1.5
     assert metrics.unlearning_accuracy(0.375) == 0.625
-    assert metrics.unlearning_degree(before=0.75, after=0.25) == 0.5
-    assert metrics.unlearning_degree(before=0.25, after=0.75) == -0.5
-    assert metrics.unlearning_degree_normalised(before=1, after=0.25, retrained=0.5) == 1.5
-    assert metrics.unlearning_degree_normalised(before=0.5, after=0.25, retrained=0.75) == -1
+    assert metrics.unlearning_degree(original=0.75, unlearned=0.25) == 0.5
+    assert metrics.unlearning_degree(original=0.25, unlearned=0.75) == -0.5
+    assert metrics.unlearning_degree_normalised(original=1, unlearned=0.25, retrained=0.5) == 1.5
+    assert metrics.unlearning_degree_normalised(original=0.5, unlearned=0.25, retrained=0.75) == -1
     assert metrics.run_time_ratio(unlearning_seconds=1.5, retraining_seconds=6.0) == 0.25
 
 
@@ -135,8 +135,8 @@ def test_undefined_reason_of_other_floats() -> None:
     [
         (metrics.forgetting_rate, ("original", "unlearned")),
         (metrics.forgetting_rate_normalised, ("original", "unlearned", "retrained")),
-        (metrics.unlearning_degree, ("before", "after")),
-        (metrics.unlearning_degree_normalised, ("before", "after", "retrained")),
+        (metrics.unlearning_degree, ("original", "unlearned")),
+        (metrics.unlearning_degree_normalised, ("original", "unlearned", "retrained")),
         (metrics.memory_retention_rate, ("original", "unlearned")),
         (metrics.memory_retention_rate_normalised, ("unlearned", "retrained")),
         (metrics.run_time_ratio, ("unlearning_seconds", "retraining_seconds")),

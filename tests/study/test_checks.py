@@ -67,7 +67,7 @@ def tiny(kind: str = "random", **changes: Any) -> Config:
     return checked(parse_config(raw | changes))
 
 
-AUDIT = {"max_steps": 10, "width": 4, "references": 1, "anchors": [0.5]}
+AUDIT = {"max_steps": 10, "width": 4, "references": [1], "anchors": [0.5]}
 
 
 @pytest.fixture(scope="module")
