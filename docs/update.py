@@ -19,6 +19,11 @@ ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "docs/results/mnist-5-seeds.json"
 SWEEP = ROOT / "docs/results/sweep.json"
 STUDY = ROOT / "docs/results/study/mnist5k-small_cnn-random-10-shifted.json"
+SEARCHES = (
+    ROOT / "docs/results/recipe-search.json",
+    ROOT / "docs/results/recipe-search-resnet8.json",
+)
+BASELINES = ROOT / "docs/results/study-baselines.json"
 BENCHMARKS = ROOT / "benchmarks/results"
 NOT_MEASURED = "Not measured yet."
 STUDY_COLUMNS = (
@@ -112,6 +117,35 @@ def spans(values: list[float], digits: int) -> str:
     mean = sum(values) / len(values)
     shown = [f"{value:.{digits}f}" for value in (mean, min(values), max(values))]
     return shown[0] if shown[1] == shown[2] else f"{shown[0]} ({shown[1]} to {shown[2]})"
+
+
+def search_table(*paths: Path) -> str:
+    """How each setting of some audits does, over their seeds."""
+    found = [load(path) for path in paths if path.exists()]
+    if not found:
+        return NOT_MEASURED
+    heads = "degree*, test accuracy less that of `retrain`, divergence"
+    models = [f"{r['config']['model']}, {len(r['runs'])} seeds: {heads}" for r in found]
+    lines = [f"| setting | {' | '.join(models)} |", "|---" * (len(found) + 1) + "|"]
+    for name in found[0]["runs"][0]["methods"]:
+        cells = [_search_cell(results["runs"], name) for results in found]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _search_cell(runs: list[dict[str, Any]], name: str) -> str:
+    if name not in runs[0]["methods"]:
+        return ""
+    rows, aims = (
+        [run["methods"][method]["metrics"] for run in runs] for method in (name, "retrain")
+    )
+    pairs = list(zip(rows, aims, strict=True))
+    tests = [100 * (own["test_accuracy"] - aim["test_accuracy"]) for own, aim in pairs]
+    degrees, divergences = (
+        spans([row[metric] for row in rows], 2)
+        for metric in ("unlearning_degree_normalised", "js_to_retrained")
+    )
+    return f"{degrees}; {spans(tests, 1)}; {divergences}"
 
 
 def sweep_table() -> str:
@@ -247,6 +281,8 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "results": results_table,
     "study": study_table,
     "sweep": sweep_table,
+    "recipe-search": lambda: search_table(*SEARCHES),
+    "baselines": lambda: search_table(BASELINES),
     "performance": headline_table,
     "check": check_table,
     "full": lambda: bench_table(is_plain),

@@ -65,7 +65,7 @@ class SPDGANConfig:
     margin: float = 8.0
     noise: float = 0.1
     radius: float | None = None
-    min_psnr: float = 15.5
+    min_psnr: float = 15.2
     width: int = 32
     low: float | None = None
     high: float | None = None

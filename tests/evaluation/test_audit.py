@@ -69,7 +69,7 @@ def audited(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, dict[str, An
 
 def test_the_block_gets_defaults_and_reads_back():
     config = parse_config(audit_config(spdgan={"epsilon": 0.2, "radius": None}))
-    assert (config.spdgan.references, config.spdgan.batch_size) == ((1.0, 0.33, 0.17), 64)
+    assert (config.spdgan.references, config.spdgan.batch_size) == ((1.0, 1.0, 0.33, 0.17), 64)
     assert config.spdgan.anchors == (0.5, 0.1, 0.02) and config.spdgan.gan.epsilon == 0.2
     assert parse_config(config.to_dict()) == config
     rows = {n: m.options["kept"] for n, m in config.methods.items() if "kept" in m.options}
