@@ -31,6 +31,7 @@ STUDY_COLUMNS = (
     ("test_accuracy", 100, 1),
     ("memory_retention_rate", 1, 3),
     ("optimizer_step_ratio", 1, 2),
+    ("js_to_retrained", 1, 2),
 )
 NO_GPU = "Not yet run on a GPU."
 UNFINISHED = (
@@ -89,8 +90,8 @@ def study_table() -> str:
         f" the shifted data, {plain} on the data as they were (`make study`).",
         "",
         "| model | unlearning degree, normalised | test accuracy, % | memory retention rate"
-        " | steps / retraining's |",
-        "|---|---|---|---|---|",
+        " | steps / retraining's | divergence to retrained, nats |",
+        "|---|---|---|---|---|---|",
     ]
     if failed:
         lines[0] += (

@@ -115,7 +115,7 @@ class Recipe:
 
 
 RECOMMENDED = Recipe(
-    TopK(0.7, rel_std=0.5, score="ratio", mode="replace"),
+    TopK(0.9, rel_std=0.5, score="ratio", mode="replace"),
     teacher="perturbed",
     distill=2.0,
     passes=1.5,

@@ -71,7 +71,7 @@ class RecipeOptions:
 
     select: str = "top_k"
     score: str = "ratio"
-    k: float = 0.7
+    k: float = 0.9
     rel_std: float = 0.5
     mode: str = "replace"
     teacher: str = RECOMMENDED.teacher
