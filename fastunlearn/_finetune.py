@@ -46,16 +46,19 @@ def reference_copy(model: nn.Module) -> nn.Module:
 
 @torch.no_grad()
 def exchange_states(model: nn.Module, reference: nn.Module) -> None:
-    """Exchange what a model and its `reference_copy` do not share, buffers included, in place.
+    """Exchange what a model and its `reference_copy` do not share, buffers included.
 
-    Peak memory: a copy of the largest tensor.
+    Parameters keep their identity; buffers change hands, since one that the model has made or
+    resized meanwhile has no counterpart to be copied to. Peak memory: a copy of the largest
+    parameter.
     """
-    others = {**dict(reference.named_parameters()), **dict(reference.named_buffers())}
-    own = {**trainable_parameters(model, "repair"), **dict(model.named_buffers())}
-    for name, tensor in own.items():
-        before = tensor.clone()
-        tensor.copy_(others[name])
+    others = dict(reference.named_parameters())
+    for name, parameter in trainable_parameters(model, "repair").items():
+        before = parameter.clone()
+        parameter.copy_(others[name])
         others[name].copy_(before)
+    for own, other in zip(model.modules(), reference.modules(), strict=True):
+        own._buffers, other._buffers = other._buffers, own._buffers
 
 
 def prepare_repair(
@@ -82,7 +85,7 @@ def prepare_repair(
         retain: Batches of the retain set.
         forget: Batches of the forget set; unused where ``repair.distill`` is 0.
         reference: w0 from `reference_copy`, made before the perturbation; needed for distillation.
-            For a perturbed teacher its weights and the model's are exchanged before the repair is
+            For a perturbed teacher its state and the model's are exchanged before the repair is
             called (`exchange_states`).
         masks: Name -> bool mask, True where selected, shaped like the parameter; needed for
             ``repair.masked``. Nothing is selected in a parameter without a mask. Outside of the

@@ -59,6 +59,11 @@ class Recipe:
         for name in ("passes", "lr", "teacher_lr"):
             check_number("Recipe", name, getattr(self, name), zero=False)
         check_number("Recipe", "teacher_passes", self.teacher_passes, zero=True)
+        if self.teacher_passes and self.teacher == "original":
+            raise ValueError(
+                "Recipe: teacher_passes must be 0 with teacher='original', "
+                f"got {self.teacher_passes}"
+            )
         self.repair(1)
 
     def repair(self, batches: int | None) -> Repair:
@@ -82,7 +87,7 @@ class Recipe:
             max_steps=steps(self.passes),
             distill=self.distill,
             teacher=self.teacher,
-            teacher_steps=(self.teacher_passes and steps(self.teacher_passes)) or 0,
+            teacher_steps=(steps(self.teacher_passes) or 0) if self.teacher_passes else 0,
             teacher_optimizer=functools.partial(torch.optim.Adam, lr=self.teacher_lr),
             masked=self.masked,
             optimizer=functools.partial(torch.optim.Adam, lr=self.lr),

@@ -66,8 +66,10 @@ class Repair:
         teacher: ``"original"`` or ``"perturbed"``, see above; the latter needs ``distill > 0``.
         teacher_steps: Optimiser steps on the task term that a perturbed teacher takes before it
             teaches, >= 0, not counted in ``epochs`` and ``max_steps``. Normalisation layers follow
-            the retain set meanwhile, and the teacher keeps the statistics.
-        teacher_optimizer: Factory of the optimiser of these steps; None: ``optimizer``.
+            the retain set meanwhile, and the teacher keeps the statistics (``masked``: no buffer
+            changes).
+        teacher_optimizer: Factory of the optimiser of these steps; None: ``optimizer``. It has no
+            scheduler; ``clip_grad_norm`` applies to it too.
         masked: Update the selected parameters alone.
         optimizer: Factory, ``optimizer(parameters)`` -> torch optimiser over these or some of
             them. Called before the perturbation, so an optimiser that copies weights when it is
@@ -132,13 +134,12 @@ class Repair:
             )
         if self.teacher == "perturbed" and self.distill == 0:
             raise ValueError("Repair: distill must be > 0 with teacher='perturbed', got 0")
-        if self.teacher_steps != 0:
-            _check_integer("teacher_steps", self.teacher_steps)
-            if self.teacher != "perturbed":
-                raise ValueError(
-                    "Repair: teacher_steps must be 0 unless teacher='perturbed', "
-                    f"got {self.teacher_steps}"
-                )
+        _check_integer("teacher_steps", self.teacher_steps, least=0)
+        if self.teacher_steps and self.teacher != "perturbed":
+            raise ValueError(
+                "Repair: teacher_steps must be 0 unless teacher='perturbed', "
+                f"got {self.teacher_steps}"
+            )
         if not isinstance(self.masked, bool):
             raise TypeError(f"Repair: masked must be a bool, got {type(self.masked).__name__}")
         for name in ("optimizer", "teacher_optimizer", "scheduler", "stop_when"):
@@ -159,6 +160,7 @@ class Repair:
             teacher_steps=0,
             optimizer=self.teacher_optimizer or self.optimizer,
             teacher_optimizer=None,
+            scheduler=None,
             patience=None,
             stop_when=None,
         )
@@ -197,12 +199,12 @@ def _describe(value: Any) -> str:
     return f"{named.__module__}.{named.__qualname__}"
 
 
-def _check_integer(name: str, value: object) -> None:
-    """Raise unless the value is an int >= 1."""
+def _check_integer(name: str, value: object, *, least: int = 1) -> None:
+    """Raise unless the value is an int of at least ``least``."""
     if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"Repair: {name} must be an int >= 1, got {type(value).__name__}")
-    if value < 1:
-        raise ValueError(f"Repair: {name} must be >= 1, got {value}")
+        raise TypeError(f"Repair: {name} must be an int >= {least}, got {type(value).__name__}")
+    if value < least:
+        raise ValueError(f"Repair: {name} must be >= {least}, got {value}")
 
 
 def check_number(op: str, name: str, value: object, *, zero: bool) -> None:

@@ -50,7 +50,7 @@ class Result:
         stopped: Why the repair ended (``"epochs"``, ``"max_steps"``, ``"patience"``,
             ``"stop_when"``, ``"nothing selected"``), or None without repair.
         timings: Seconds of ``score``, ``perturb`` (with the selection), ``repair`` (with the copy
-            of the original model and the trial step) and ``total``.
+            of the original model, the trial step and the teacher's own steps) and ``total``.
         epoch_seconds: Seconds of each repair epoch.
     """
 
@@ -119,8 +119,8 @@ def unlearn(
     and with a masked one; a plain repair lets batch-norm statistics follow the retain set. Ctrl-C
     leaves a usable model, with flags and ``.grad`` put back: the original one during scoring, the
     perturbed and partly repaired one later (an interrupted masked repair is still a sparse patch;
-    with a perturbed teacher it is that teacher while it takes its own steps, and the original
-    model, partly repaired, afterwards).
+    with a perturbed teacher it is the original one, partly repaired, and bit-unchanged where the
+    teacher's own steps were stopped or diverged).
 
     Peak memory on top of the model: one score buffer per parameter while scoring and perturbing;
     a copy of the trainable parameters and the buffers for ``repair.distill > 0``; the optimiser's
@@ -155,7 +155,8 @@ def unlearn(
         ValueError: If ``retain`` is missing, a loader is empty, ``seed`` is out of range, or
             outputs to distil have fewer than 2 classes; also whatever `score` and ``perturb_``
             raise.
-        FloatingPointError: If the repair diverges; the model is then beyond use.
+        FloatingPointError: If the repair diverges; the model is then beyond use, unless it was the
+            teacher that diverged.
 
     Example:
         >>> import torch
@@ -238,12 +239,14 @@ def _prepare(
     def run(hook: ProgressHook) -> tuple[RepairOutcome | None, RepairOutcome]:
         nonlocal teach
         lesson = None
-        if teach is not None:
-            lesson = teach(lambda _, done, total: hook("teacher", done, total))
+        try:
+            if teach is not None:
+                lesson = teach(lambda _, done, total: hook("teacher", done, total))
+        finally:  # stopped half-way, a lesson leaves the original model as it was
             teach = None  # its optimiser's state is a multiple of the model
-        if repair.teacher == "perturbed":
-            assert reference is not None  # such a repair distils
-            exchange_states(model, reference)
+            if repair.teacher == "perturbed":
+                assert reference is not None  # such a repair distils
+                exchange_states(model, reference)
         return lesson, start(hook)
 
     return run

@@ -99,7 +99,10 @@ def test_audit_of_a_file_without_a_block_takes_the_defaults(config, tmp_path, mo
     monkeypatch.setattr(runner, "run", record)
     monkeypatch.chdir(tmp_path)
     assert invoke("audit", config).exit_code == 130
-    assert seen["config"].spdgan.references == (1.0, 1.0, 0.33, 0.17) and seen["config"].seeds == (0, 1)
+    assert seen["config"].spdgan.references == (1.0, 1.0, 0.33, 0.17) and seen["config"].seeds == (
+        0,
+        1,
+    )
     assert "partly_retrained_0.1" in seen["config"].methods
     assert seen["out"].as_posix() == "runs/audit-tiny"
 

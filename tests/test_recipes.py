@@ -66,7 +66,7 @@ def test_a_loader_without_length_rounds_up() -> None:
         (
             {"teacher_passes": 1.0},
             ValueError,
-            "Repair: teacher_steps must be 0 unless teacher='perturbed', got 1",
+            "Recipe: teacher_passes must be 0 with teacher='original', got 1.0",
         ),
         ({"teacher": "best"}, ValueError, "Repair: teacher must be"),
         (

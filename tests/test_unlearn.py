@@ -178,6 +178,61 @@ def test_a_masked_repair_masks_the_teachers_steps_too() -> None:
     assert len(result.teacher_history) == 2
 
 
+@pytest.mark.parametrize("how", ["diverges", "stopped"])
+def test_a_lesson_that_ends_early_leaves_the_original(how: str) -> None:
+    model = network()
+    before = copies(model)
+    buffers = {name: value.clone() for name, value in model.named_buffers()}
+    model[0].weight.grad = gradient = torch.ones_like(model[0].weight)
+    rate = 1e38 if how == "diverges" else 0.1
+
+    def stop(phase: str, done: int, total: int | None) -> None:
+        if how == "stopped" and (phase, done) == ("teacher", 3):
+            raise KeyboardInterrupt
+
+    options = {"teacher": "perturbed", "teacher_steps": 6, "distill": 1.0}
+    options["teacher_optimizer"] = functools.partial(torch.optim.SGD, lr=rate)
+    with pytest.raises(FloatingPointError if how == "diverges" else KeyboardInterrupt):
+        run(model, TopK(0.3, std=1.0), repair=Repair(**options), progress=stop)
+    assert not any(bool(diff.any()) for diff in changed(model, before).values())
+    assert all(torch.equal(value, buffers[name]) for name, value in model.named_buffers())
+    assert model[0].weight.grad is gradient and all(m.training for m in model.modules())
+
+
+class Caching(nn.Module):
+    """Keeps a buffer of the longest batch so far, and makes another in training mode."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("longest", torch.zeros(0))
+        self.register_buffer("late", None)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if len(x) > len(self.longest):
+            self.longest = x.new_zeros(len(x))
+        if self.training and self.late is None:
+            self.late = x.new_ones(())
+        return x
+
+
+def test_a_teacher_may_make_and_resize_buffers() -> None:
+    model = nn.Sequential(network(), Caching()).eval()
+    before = [parameter.clone() for parameter in model.parameters()]
+    retain = [(x[:size], y[:size]) for (x, y), size in zip(RETAIN, (2, 4, 6), strict=True)]
+    options = {"teacher": "perturbed", "teacher_steps": 5, "distill": 1.0, "optimizer": STILL}
+    result = run(model, TopK(0.3, std=1.0), retain=retain, repair=Repair(**options))
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), before, strict=True))
+    assert len(result.teacher_history) == 2 and math.isfinite(result.history[0]["loss"])
+
+
+def test_a_lesson_has_no_scheduler() -> None:
+    """One with a horizon of its own would raise, or go wrong, in a lesson of another length."""
+    once = functools.partial(torch.optim.lr_scheduler.OneCycleLR, max_lr=0.1, total_steps=2)
+    options = {"teacher": "perturbed", "teacher_steps": 6, "distill": 1.0, "max_steps": 2}
+    result = run(network(), repair=Repair(scheduler=once, optimizer=SGD, **options))
+    assert (result.teacher_history[-1]["steps"], result.stopped) == (6, "max_steps")
+
+
 def frozen_norm() -> nn.Module:
     """Return the network with its batch norm frozen, so that its statistics stay."""
     model = network()

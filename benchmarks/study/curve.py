@@ -1,6 +1,6 @@
 """The instrument's gain against the size of the shift: MNIST-5k, small CNN, a random 10 %.
 
-    python -m benchmarks.study.curve [--seeds 30 31 32 33 34] [--out FILE]
+    python -m benchmarks.study.curve [--seeds 60 61 62 63 64] [--out FILE]
 
 References, retrained model and plain original model are trained once for each seed and shared by
 all shifts; each shift has its own generator and its own original model. The figures of a row are

@@ -36,6 +36,9 @@ from fastunlearn.repair import Repair
 from fastunlearn.strategies import RandomK, TopK
 from fastunlearn.unlearn import Result, unlearn
 
+assert isinstance(RECOMMENDED.strategy, TopK)  # whose score is a default below
+_STRATEGY = RECOMMENDED.strategy
+
 
 @dataclass(frozen=True)
 class AscentOptions:
@@ -65,15 +68,15 @@ class RecipeOptions:
         k: share of the parameters, in (0, 1].
         rel_std, mode: see `fastunlearn.TopK`.
         teacher, distill, passes, teacher_passes, lr, teacher_lr, masked: see
-            `fastunlearn.recipes.Recipe`.
+            `fastunlearn.recipes.Recipe`; with `teacher: original` also give `teacher_passes: 0`.
         batch_size: examples in a batch of either set.
     """
 
     select: str = "top_k"
-    score: str = "ratio"
-    k: float = 0.9
-    rel_std: float = 0.5
-    mode: str = "replace"
+    score: str = _STRATEGY.score
+    k: float = _STRATEGY.k
+    rel_std: float = _STRATEGY.rel_std or 0.0
+    mode: str = _STRATEGY.mode
     teacher: str = RECOMMENDED.teacher
     distill: float = RECOMMENDED.distill
     passes: float = RECOMMENDED.passes
