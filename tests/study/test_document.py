@@ -325,7 +325,7 @@ def test_the_checks_are_shown(planned: dict[str, Cell], tmp_path: Path) -> None:
         },
         "similarity": {"conv1": {"mean": 0.9, "low": None, "high": None}},
     }
-    checks = {"schema": "fastunlearn.study.checks/1", "rows": [row]}
+    checks = {"schema": "fastunlearn.study.checks/2", "rows": [row]}
     (tmp_path / "checks.json").write_text(json.dumps(checks))
     text = write([planned[PLAIN_CELL]], tmp_path, tmp_path / "docs").read_text()
     body = section(text, "## Further checks")
@@ -334,4 +334,5 @@ def test_the_checks_are_shown(planned: dict[str, Cell], tmp_path: Path) -> None:
         f"| Recipe | {interval} | `*` | 0.050 [0.010, 0.100] | {interval} | 0.123 | undefined |"
     ) in body
     assert "| Recipe | 200 | 3, 200, >200 | 1 of 3 |" in body
+    assert "CKA to the retrained model on the forget set" in body
     assert "| Recipe | 0.900 |" in body and "16 models attacked." in body
