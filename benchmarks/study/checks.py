@@ -16,7 +16,7 @@ call goes on with the methods that the file lacks.
 Read every figure between two rows: `original` is what a check finds where nothing was unlearned,
 `retrain_again` what it finds where there is nothing left to find.
 
-The file, schema `fastunlearn.study.checks/1`:
+The file, schema `fastunlearn.study.checks/2`:
 
 - `schema`, `environment`, `config`: `sizes` and, by cell, the resolved configuration.
 - `rows`: for each cell and method
@@ -34,8 +34,9 @@ The file, schema `fastunlearn.study.checks/1`:
   - `relearning`: gradient steps on the forget set until its accuracy is the original's: lists by
     seed `seeds`, `target`, `steps`, `reached`; `censored`, how many did not reach it within
     `max_steps`; `median`, None where it lies among the censored;
-  - `similarity`: debiased linear CKA to the retrained model on the test set, by layer with
-    parameters: `values` by seed, `mean`, and `low`, `high` of its 95 % Student-t interval.
+  - `similarity`: debiased linear CKA to the retrained model on the forget set, by layer with
+    parameters: `values` by seed, `mean`, and `low`, `high` of its 95 % Student-t interval, None
+    for a single seed.
 """
 
 from __future__ import annotations
@@ -64,8 +65,9 @@ from fastunlearn.evaluation.one_seed import make_task
 from fastunlearn.evaluation.task import Task
 from fastunlearn.evaluation.training import optimizer_factory, predict, silent
 from fastunlearn.metrics import accuracy, layer_similarity, relearn_steps
+from fastunlearn.report.view import interval_of
 
-SCHEMA = "fastunlearn.study.checks/1"
+SCHEMA = "fastunlearn.study.checks/2"
 CELLS = ("digits-small_cnn-random-10-shifted", "digits-small_cnn-mislabelled-plain")
 CHECKED = (
     "original",
@@ -213,23 +215,22 @@ def relearning(pairs: Sequence[tuple[Prepared, nn.Module]], max_steps: int) -> d
 
 
 def similarity(pairs: Sequence[tuple[Prepared, nn.Module]]) -> dict[str, Any]:
-    """Return the similarity of each model to the retrained one, by layer with parameters."""
+    """Return the similarity of each model to the retrained one, by layer with parameters.
+
+    On the forget set: elsewhere there was nothing to unlearn, and every method looks alike.
+    """
     by_seed = []
     for each, model in pairs:
         layers = [name for name, module in model.named_modules() if module._parameters]
-        x = each.task.scenario.test.x
+        x = each.task.scenario.forget.x
         by_seed.append(layer_similarity(model, each.retrained, x, layers, debiased=True))
-    return {name: t_interval([values[name] for values in by_seed]) for name in by_seed[0]}
+    return {name: _over_seeds([values[name] for values in by_seed]) for name in by_seed[0]}
 
 
-def t_interval(values: Sequence[float]) -> dict[str, Any]:
-    """Return values, their mean and its 95 % Student-t interval; NaN ends for a single value."""
-    from scipy.stats import t
-
-    n = len(values)
-    mean = statistics.fmean(values)
-    half = t.ppf(0.975, n - 1) * statistics.stdev(values) / math.sqrt(n) if n > 1 else math.nan
-    return {"values": list(values), "mean": mean, "low": mean - half, "high": mean + half}
+def _over_seeds(values: list[float]) -> dict[str, Any]:
+    stat = interval_of(values)
+    assert stat is not None  # there is a seed
+    return {"values": values, "mean": stat.mean, "low": stat.low, "high": stat.high}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -11,9 +11,12 @@ from dataclasses import dataclass
 from benchmarks.study.load import Found, ran
 from fastunlearn.metrics import smallest_detectable_effect
 from fastunlearn.report.definitions import Metric, metric_for
-from fastunlearn.report.view import ORIGINAL, Stat, View, interval_of
+from fastunlearn.report.view import AGAIN, ORIGINAL, Stat, View, interval_of
 
 LEVEL = 0.05
+LEAST_SEEDS = 3
+"""Of fewer differences no interval is given: two that happen to be alike would tell anything."""
+_ALIKE = 1e-12  # rounding of differences that are equal
 PAIRS = (("recipe", "recipe_random"), ("top_k", "random_k"))
 
 
@@ -51,6 +54,7 @@ class Figure:
 
 DEGREE = Figure("unlearning_degree_normalised", "distance of degree* from 1", aim=1.0)
 JS = Figure("js_to_retrained", "Jensen-Shannon divergence to retrained")
+GAP = Figure("average_gap_without_attack", "average gap without the attack")
 FIGURES = (
     DEGREE,
     Figure("average_gap", "average gap"),
@@ -67,10 +71,11 @@ class Contrast:
         found: the cell.
         first, second: the methods.
         figure: what is compared.
-        stat: mean difference with its 95 % Student-t interval.
+        stat: mean difference with its 95 % Student-t interval; without one where there are fewer
+            than `LEAST_SEEDS` differences, or all are equal: their spread says nothing then.
         effect: the smallest true difference that so many seeds would have shown with probability
-            0.8; None for one seed.
-        p: two-sided p value of the paired t test; 1 for one seed or no difference at all.
+            0.8; None without an interval.
+        p: two-sided p value of the paired t test; 1 without an interval.
     """
 
     found: Found
@@ -86,6 +91,11 @@ class Contrast:
         """1 where the first is better, -1 where the second is, 0 where the seeds do not tell."""
         return -self.stat.sign() if self.figure.lower else self.stat.sign()
 
+    @property
+    def judged(self) -> bool:
+        """Whether it counts: the cell is complete, and there are at least `LEAST_SEEDS` seeds."""
+        return self.found.complete and self.stat.n >= LEAST_SEEDS
+
 
 def contrast(found: Found, view: View, first: str, second: str, figure: Figure) -> Contrast | None:
     """Compare two methods by a figure; None where no seed has both."""
@@ -94,9 +104,10 @@ def contrast(found: Found, view: View, first: str, second: str, figure: Figure) 
     stat = interval_of(values)
     if stat is None:
         return None
-    if stat.n == 1:
-        return Contrast(found, first, second, figure, stat, None, 1.0)
-    std = math.sqrt(math.fsum((v - stat.mean) ** 2 for v in values) / (stat.n - 1))
+    std = math.sqrt(math.fsum((v - stat.mean) ** 2 for v in values) / max(stat.n - 1, 1))
+    if stat.n < LEAST_SEEDS or std <= _ALIKE:
+        bare = Stat(stat.mean, None, None, stat.n)
+        return Contrast(found, first, second, figure, bare, None, 1.0)
     effect = std * _unit_effect(stat.n)
     return Contrast(found, first, second, figure, stat, effect, _p_value(stat, std))
 
@@ -109,8 +120,6 @@ def _unit_effect(n: int) -> float:
 def _p_value(stat: Stat, std: float) -> float:
     from scipy.stats import t
 
-    if std == 0.0:
-        return 1.0 if stat.mean == 0.0 else 0.0
     return float(2.0 * t.sf(abs(stat.mean) / (std / math.sqrt(stat.n)), stat.n - 1))
 
 
@@ -128,24 +137,37 @@ def selections(found: Iterable[Found]) -> list[Contrast]:
 
 def against_original(found: Iterable[Found], figure: Figure) -> list[Contrast]:
     """Return every method against the untouched model, in every cell."""
-    made = []
-    for one, view in ran(found):
-        for method in view.unlearned:
-            row = contrast(one, view, method, ORIGINAL, figure)
-            if row is not None:
-                made.append(row)
-    return made
+    return _against(found, ORIGINAL, figure)
+
+
+def against_again(found: Iterable[Found], figure: Figure) -> list[Contrast]:
+    """Return every method against the second retraining, in every cell that has it."""
+    return _against(found, AGAIN, figure)
+
+
+def _against(found: Iterable[Found], second: str, figure: Figure) -> list[Contrast]:
+    rows = (
+        contrast(one, view, method, second, figure)
+        for one, view in ran(found)
+        for method in view.unlearned
+    )
+    return [row for row in rows if row is not None]
+
+
+def judged(rows: Iterable[Contrast]) -> list[Contrast]:
+    """Return the differences that are counted; the others are shown and prove nothing."""
+    return [row for row in rows if row.judged]
 
 
 def standing(rows: Sequence[Contrast]) -> list[Contrast]:
-    """Return the differences that stand when many cells are asked the same question.
+    """Return the counted differences that stand when all behind one verdict are taken together.
 
-    A family is one question, that is two methods and a figure, over its cells; in each the error
-    of any false difference is held at 5 % by Holm's procedure.
+    A family is two methods, over all figures and cells; in each the error of any false difference
+    is held at 5 % by Holm's procedure.
     """
-    families: dict[tuple[str, str, Figure], list[Contrast]] = {}
-    for row in rows:
-        families.setdefault((row.first, row.second, row.figure), []).append(row)
+    families: dict[tuple[str, str], list[Contrast]] = {}
+    for row in judged(rows):
+        families.setdefault((row.first, row.second), []).append(row)
     return [row for family in families.values() for row in holm(family)]
 
 

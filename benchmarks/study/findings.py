@@ -6,15 +6,20 @@ from collections.abc import Sequence
 
 from benchmarks.study.bar import CRITERIA, closest, missed_words, seeds_met, verdicts
 from benchmarks.study.contrast import (
+    GAP,
     JS,
     PAIRS,
     Contrast,
+    against_again,
     against_original,
+    holm,
+    judged,
     selections,
     standing,
 )
 from benchmarks.study.curve import LEAST_GAIN
-from benchmarks.study.load import Found, ran
+from benchmarks.study.instrument import failed_seeds, failure_words
+from benchmarks.study.load import Found, complete, partial_words, ran
 from fastunlearn.report.audit import anchor_failures
 from fastunlearn.report.view import View
 
@@ -26,19 +31,20 @@ def instrument(found: Sequence[Found]) -> list[str]:
     rows = [(one, view) for one, view in ran(found) if one.shifted]
     if not rows:
         return [NOTHING]
-    works = [one.title for one, view in rows if not anchor_failures(view) and _gains(view)]
+    whole = complete(rows)
+    works = [one.title for one, view in whole if not anchor_failures(view) and _gains(view)]
     lines = [
         f"The instrument's anchors are in order and its gain is at least {LEAST_GAIN:g} on every "
-        f"seed in {len(works)} of {len(rows)} shifted cells"
+        f"seed in {len(works)} of {len(whole)} complete shifted cells"
         + (f": {'; '.join(works)}." if works else ".")
     ]
     for one, view in rows:
         failures = anchor_failures(view)
         if failures:
-            lines.append(f"The instrument failed in {one.title}: {'; '.join(failures)}.")
+            lines.append(f"The instrument failed in {one.partly}: {'; '.join(failures)}.")
         elif not _gains(view):
-            lines.append(f"The anchors are in order in {one.title}, but {_gain_words(view)}.")
-    return lines
+            lines.append(f"The anchors are in order in {one.partly}, but {_gain_words(view)}.")
+    return lines + partial_words(rows)
 
 
 def _gain_values(view: View) -> list[float | None]:
@@ -69,21 +75,30 @@ def bar(found: Sequence[Found]) -> list[str]:
     if not rows:
         return [NOTHING]
     lines, whole = [], []
-    for one, view in rows:
+    for one, view in [*complete(rows), *(row for row in rows if not row[0].complete)]:
         met = [m for m in view.unlearned if seeds_met(verdicts(view, m)) == len(view.seeds)]
         most = [
             m for m in view.unlearned
             if m not in met and 2 * seeds_met(verdicts(view, m)) > len(view.seeds)
         ]  # fmt: skip
-        if "recipe" in met:
-            whole.append(one)
-        lines.append(f"{one.title}: {_bar_words(view, met, most)}")
-    head = f"The recipe meets the whole bar on every seed in {len(whole)} of {len(rows)} cells."
-    return [head, *lines]
+        if "recipe" in met and one.complete:
+            whole.append(view)
+        failed = failure_words(view)
+        so_far = "" if one.complete else " so far"
+        words = _bar_words(view, met, most, so_far)
+        lines.append(f"{one.partly}: {words}" + f" {failed}" * bool(failed))
+    head = (
+        f"The recipe meets the whole bar on every seed in {len(whole)} of {len(complete(rows))} "
+        "complete cells."
+    )
+    unsure = sum(bool(failed_seeds(view)) for view in whole)
+    if unsure:
+        head += f" In {unsure} of these the instrument is not shown to work on every seed."
+    return [head, *lines, *partial_words(rows)]
 
 
-def _bar_words(view: View, met: list[str], most: list[str]) -> str:
-    text = f"met on every seed by {_labels(view, met) or 'no method'}"
+def _bar_words(view: View, met: list[str], most: list[str], so_far: str) -> str:
+    text = f"met on every seed{so_far} by {_labels(view, met) or 'no method'}"
     if most:
         text += f", on most seeds by {_labels(view, most)}"
     if "recipe" not in met:
@@ -101,8 +116,9 @@ def _labels(view: View, methods: Sequence[str]) -> str:
 
 def selection_verdicts(found: Sequence[Found]) -> list[str]:
     """Return whether Top-K or Random-k is better, for each pair of rows."""
-    rows = selections(found)
-    return [_names(pair[0]) + _verdict(standing(pair)) for pair in _pairs(rows)] or [NOTHING]
+    rows = judged(selections(found))
+    lines = [_names(pair[0]) + _verdict(standing(pair)) for pair in _pairs(rows)]
+    return [*(lines or [NOTHING]), *partial_words(ran(found))]
 
 
 def _pairs(rows: Sequence[Contrast]) -> list[list[Contrast]]:
@@ -120,29 +136,31 @@ def _label(row: Contrast, method: str) -> str:
 
 
 def _verdict(kept: Sequence[Contrast]) -> str:
-    signs = {row.better for row in kept}
+    signs, after = {row.better for row in kept}, "after Holm over its figures and cells"
     if not signs:
-        return "no difference stands after Holm's procedure."
+        return f"no difference stands {after}."
     if signs == {1}:
-        return "in every difference that stands after Holm's procedure Top-K is better."
+        return f"in every difference that stands {after} Top-K is better."
     if signs == {-1}:
-        return "in every difference that stands after Holm's procedure Random-k is better."
-    return "differences stand in both directions: it depends on the cell and on the figure."
+        return f"in every difference that stands {after} Random-k is better."
+    return (
+        f"differences stand in both directions {after}: it depends on the cell and on the figure."
+    )
 
 
 def outputs(found: Sequence[Found]) -> list[str]:
     """Return whether unlearning brings a model's outputs nearer to the retrained model's."""
-    rows = against_original(found, JS)
+    rows = judged(against_original(found, JS))
     if not rows:
-        return [NOTHING]
-    kept, cells = standing(rows), ran(found)
-    some = [one for one, _ in cells if any(r.found is one and r.better > 0 for r in kept)]
+        return [NOTHING, *partial_words(ran(found))]
+    kept, cells = holm(rows), _cells(rows)
+    some = [one for one in cells if any(r.found is one and r.better > 0 for r in kept)]
     lines = [
         "Jensen-Shannon divergence to the retrained model on the forget set: lower than the "
-        "untouched model's for at least one method (after Holm over the cells) in "
-        f"{len(some)} of {len(cells)} cells."
+        "untouched model's for at least one method (after Holm over all methods and cells) in "
+        f"{len(some)} of {len(cells)} complete cells."
     ]
-    none = [one.name for one, _ in cells if one not in some]
+    none = [one.name for one in cells if one not in some]
     if none:
         lines.append(f"For no method in: {'; '.join(none)}.")
     for method in dict.fromkeys(row.first for row in rows):
@@ -152,24 +170,44 @@ def outputs(found: Sequence[Found]) -> list[str]:
             f"{_label(own[0], method)}: lower in {counts[0]}, higher in {counts[1]}, not told "
             f"apart in {len(own) - sum(counts)} of {len(own)} cells."
         )
-    return lines
+    return lines + partial_words(ran(found))
+
+
+def _cells(rows: Sequence[Contrast]) -> list[Found]:
+    """Return the cells of some differences, each once."""
+    return list({id(row.found): row.found for row in rows}.values())
 
 
 def honest(found: Sequence[Found]) -> list[str]:
-    """Return which methods are as near to the retrained model as a second retraining is."""
-    lines, cells = [], 0
-    for one, view in ran(found):
-        again = view.stat("retrain_again", "average_gap")
-        if again is None:
-            continue
-        cells += 1
-        stats = {method: view.stat(method, "average_gap") for method in view.unlearned}
-        near = [m for m, stat in stats.items() if stat is not None and stat.mean <= again.mean]
+    """Return which methods cannot be told from a second retraining by the gap, or are nearer."""
+    rows = judged(against_again(found, GAP))
+    if not rows:
+        return [NOTHING, *partial_words(ran(found))]
+    cells, lines = _cells(rows), []
+    for one in cells:
+        near = [_near_words(row) for row in rows if row.found is one and _near(row)]
         if near:
-            lines.append(f"{one.name}: {_labels(view, near)}.")
-    if not cells:
-        return [NOTHING]
-    return [f"There is such a method in {len(lines)} of {cells} cells.", *lines]
+            lines.append(f"{one.name}: {'; '.join(near)}.")
+    head = f"There is such a method in {len(lines)} of {len(cells)} complete cells."
+    if lines:
+        head += (
+            " In brackets the smallest difference that the seeds would have shown: of a smaller "
+            "one this says nothing."
+        )
+    return [head, *lines, *partial_words(ran(found))]
+
+
+def _near(row: Contrast) -> bool:
+    """Whether the first is not told apart from the second, or better.
+
+    Equal differences on all seeds have no interval; a gap that is greater each time is not near.
+    """
+    return row.stat.mean <= 0.0 if row.stat.interval is None else row.better >= 0
+
+
+def _near_words(row: Contrast) -> str:
+    label, metric = _label(row, row.first), row.figure.metric
+    return label if row.effect is None else f"{label} ({metric.quantity(row.effect)})"
 
 
 def limits(found: Sequence[Found]) -> list[str]:
@@ -178,14 +216,22 @@ def limits(found: Sequence[Found]) -> list[str]:
     if not rows:
         return [NOTHING]
     lines = []
-    for one, view in rows:
-        judged = [verdicts(view, method) for method in view.unlearned]
+    for one, view in complete(rows):
+        each_method = [verdicts(view, method) for method in view.unlearned]
         for place, name in enumerate(CRITERIA):
-            if not any(all(v.met[place] for v in each) for each in judged):
+            if not any(all(v.met[place] for v in each) for each in each_method):
                 lines.append(f"{one.title}: no method has {name} on every seed.")
-    return lines or ["Each criterion of the bar is met by some method, in every cell."]
+    if not lines:
+        lines = [
+            "Each criterion of the bar is met by some method, in every complete cell."
+            if complete(rows)
+            else "No complete cell yet."
+        ]
+    return lines + partial_words(rows)
 
 
-def comparisons(found: Sequence[Found]) -> tuple[int, int]:
-    """Return how many paired differences the document looks at, by family."""
-    return len(selections(found)), len(against_original(found, JS))
+def comparisons(found: Sequence[Found]) -> tuple[int, int, int]:
+    """Return how many paired differences are counted: by selection, original, retraining."""
+    families = selections(found), against_original(found, JS), against_again(found, GAP)
+    first, second, third = (len(judged(rows)) for rows in families)
+    return first, second, third

@@ -15,7 +15,7 @@ from benchmarks.study.tables import folded, table
 
 CURVE, CHECKS = "curve.json", "checks.json"
 CURVE_PICTURE = "study-curve.png"
-_SCHEMAS = {CURVE: "fastunlearn.study.curve/1", CHECKS: "fastunlearn.study.checks/1"}
+_SCHEMAS = {CURVE: "fastunlearn.study.curve/1", CHECKS: "fastunlearn.study.checks/2"}
 _NOT_RUN = ["Not run.", ""]
 
 
@@ -150,8 +150,8 @@ def _model_table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 def _layer_table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     layers = list(rows[0]["similarity"])
     lines = [
-        "Debiased linear CKA to the retrained model on the test set, mean [95 %] over seeds; 1 is "
-        "the same representation up to rotation and scale.",
+        "Debiased linear CKA to the retrained model on the forget set, mean [95 %] over seeds; 1 "
+        "is the same representation up to rotation and scale.",
         "",
     ]
     body = [

@@ -64,11 +64,30 @@ class Found:
         """How much of the cell is done, and whether its settings are still these."""
         if self.view is None:
             return "not run"
-        done, planned = len(self.view.seeds), len(self.cell.config.seeds)
-        state = "complete" if done == planned else "partial"
+        state = "complete" if self.complete else "partial"
         same = self.view.results["config_digest"] == self.cell.config.digest()
         note = "" if same else "; settings have changed since"
-        return f"{state}, {done} of {planned} seeds{note}"
+        return f"{state}, {self.seeds_done}{note}"
+
+    @property
+    def _done(self) -> int:
+        seeds = [] if self.view is None else self.view.seeds
+        return sum(seed in seeds for seed in self.cell.config.seeds)
+
+    @property
+    def complete(self) -> bool:
+        """Whether every planned seed is run."""
+        return self._done == len(self.cell.config.seeds)
+
+    @property
+    def seeds_done(self) -> str:
+        """How many of the planned seeds are run, in words."""
+        return f"{self._done} of {len(self.cell.config.seeds)} seeds"
+
+    @property
+    def partly(self) -> str:
+        """Title, and how many seeds are run where not all are."""
+        return self.title if self.complete else f"{self.title} ({self.seeds_done})"
 
     def compared(self) -> list[str]:
         """Return the planned rows that are neither the original nor a retrained model."""
@@ -96,3 +115,14 @@ def load(cells: Iterable[Cell], out: Path) -> list[Found]:
 def ran(found: Iterable[Found]) -> list[tuple[Found, View]]:
     """Return those with results of at least one seed."""
     return [(one, one.view) for one in found if one.view is not None and one.view.seeds]
+
+
+def complete(rows: Iterable[tuple[Found, View]]) -> list[tuple[Found, View]]:
+    """Return those with all planned seeds: only these are counted in sentences."""
+    return [(one, view) for one, view in rows if one.complete]
+
+
+def partial_words(rows: Iterable[tuple[Found, View]]) -> list[str]:
+    """Return the sentence that names the cells that lack seeds; nothing without such."""
+    names = [f"{one.name} ({one.seeds_done})" for one, _ in rows if not one.complete]
+    return [f"Partial, not counted: {'; '.join(names)}."] if names else []

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from benchmarks.study.bar import missed, seeds_met, verdicts
+from benchmarks.study.bar import CRITERIA, missed, seeds_met, verdicts
 from fastunlearn.report.view import View
 
 KINDS = {"top_k": "Top-K", "random_k": "Random-k"}
@@ -34,7 +34,14 @@ def grid(view: View) -> list[Setting]:
 
 
 def sentence(view: View) -> str:
-    """Return which settings meet the bar."""
+    """Return which settings meet the bar; of how many seeds, where not all are run."""
+    if view.planned and len(view.seeds) < len(view.planned):
+        lead = f"Partial ({len(view.seeds)} of {len(view.planned)} seeds): "
+        return lead + _sentence(view)
+    return _sentence(view)
+
+
+def _sentence(view: View) -> str:
     settings = grid(view)
     found = {s: verdicts(view, s.method) for s in settings}
     whole = [s.words for s in settings if seeds_met(found[s]) == len(view.seeds)]
@@ -49,5 +56,5 @@ def sentence(view: View) -> str:
         return "The cell has no such rows."
     return (
         f"No setting meets the bar on any seed; the fewest criteria missed are those of "
-        f"{best.words}: {missed(found[best])} of {4 * len(view.seeds)}."
+        f"{best.words}: {missed(found[best])} of {len(CRITERIA) * len(view.seeds)}."
     )

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from benchmarks.study.bar import CRITERIA, Verdict, closest, missed, seeds_met, verdicts
-from benchmarks.study.contrast import FIGURES, PAIRS, Contrast, standing
+from benchmarks.study.contrast import FIGURES, PAIRS, Contrast, judged, standing
+from benchmarks.study.instrument import MARK, failed_seeds, failure_words
 from benchmarks.study.load import Found
 from fastunlearn.report.audit import gain
 from fastunlearn.report.definitions import metric_for
@@ -20,13 +21,13 @@ SHIFTED = (
     "memory_retention_rate",
     "average_gap",
     "optimizer_step_ratio",
+    "run_time_ratio",
 )
 SHIFTED_MORE = (
     "unlearning_accuracy",
     "unshifted_forget_accuracy",
     "mia_auc",
     "js_to_retrained",
-    "run_time_ratio",
 )
 PLAIN = (
     "unlearning_accuracy",
@@ -134,8 +135,9 @@ INSTRUMENT_HEAD = (
 
 def bar_tables(one: Found, view: View) -> list[str]:
     """Return the recipe seed by seed against the bar, beside the closest baseline."""
-    best = closest(view, one.baselines())
-    lines = []
+    best, failed = closest(view, one.baselines()), failure_words(view)
+    lines = [] if one.complete else [f"Partial ({one.seeds_done}).", ""]
+    lines += [failed, ""] if failed else []
     for lead, method in (("Recipe", "recipe"), ("Closest baseline", best)):
         if method is None or method not in view.methods:
             lines += [f"{lead}: no such row in this cell.", ""]
@@ -145,11 +147,12 @@ def bar_tables(one: Found, view: View) -> list[str]:
             f"{lead}: {view.label(method)}. Everything met on {seeds_met(rows)} of {len(rows)} "
             f"seeds; {missed(rows)} of {len(CRITERIA) * len(rows)} criteria missed."
         )
-        lines += [summary, "", *table(["seed", *CRITERIA, "all"], map(_verdict_row, rows))]
+        body = [_verdict_row(row, row.seed in failed_seeds(view)) for row in rows]
+        lines += [summary, "", *table(["seed", *CRITERIA, "all"], body)]
     return lines
 
 
-def _verdict_row(verdict: Verdict) -> list[str]:
+def _verdict_row(verdict: Verdict, failed: bool) -> list[str]:
     forms = ("{:.2f}", "{:+.1f} points", "{:.3f}", "{:.2f}")
     gap = None if verdict.test_gap is None else 100.0 * verdict.test_gap
     values = (verdict.degree, gap, verdict.retention, verdict.steps)
@@ -157,7 +160,8 @@ def _verdict_row(verdict: Verdict) -> list[str]:
         f"{'undefined' if value is None else form.format(value)}: {_yes(met)}"
         for form, value, met in zip(forms, values, verdict.met, strict=True)
     ]
-    return [str(verdict.seed), *cells, _yes(all(verdict.met))]
+    seed = f"{verdict.seed} {MARK}" if failed else str(verdict.seed)
+    return [seed, *cells, _yes(all(verdict.met))]
 
 
 def _yes(met: bool) -> str:
@@ -165,7 +169,11 @@ def _yes(met: bool) -> str:
 
 
 def selection_table(rows: Sequence[Contrast]) -> list[str]:
-    """Return in how many cells Top-K or Random-k is better, by pair of rows and figure."""
+    """Return in how many cells Top-K or Random-k is better, by pair of rows and figure.
+
+    Cells that lack seeds are left out.
+    """
+    rows = judged(rows)
     kept, body = standing(rows), []
     for first, second in PAIRS:
         for figure_ in FIGURES:
@@ -204,7 +212,7 @@ def contrast_table(rows: Sequence[Contrast]) -> list[str]:
 def _contrast_row(row: Contrast) -> list[str]:
     metric, (first, second) = row.figure.metric, _labels(row)
     return [
-        row.found.name,
+        row.found.name if row.found.complete else f"{row.found.name}, {row.found.seeds_done}",
         f"{first} − {second}",
         f"{row.figure.title}, {metric.unit}".rstrip(", "),
         f"{metric.number(row.stat.mean)} {bracket(metric, row.stat)}".rstrip(),

@@ -104,15 +104,17 @@ def memorisation_scores(
     return _scored(inside, torch.stack(rows))
 
 
-def most_memorised(scores: Tensor, fraction: float) -> Tensor:
+def most_memorised(scores: Tensor, fraction: float, *, seed: int) -> Tensor:
     """Return which examples have the greatest scores.
 
     Args:
         scores: floating point, shape (N,), without NaN.
         fraction: part of the examples to return, in (0, 1]; rounded half to even, at least 1.
+        seed: of the draw among equal scores. Few models give few different scores, and the data may
+            be sorted by class: the order of the indices must not choose.
 
     Returns:
-        int64, ascending; among equal scores the lower index counts as greater.
+        int64, ascending.
 
     Raises:
         ValueError: `fraction` is out of range, or there is no score or a NaN.
@@ -125,7 +127,10 @@ def most_memorised(scores: Tensor, fraction: float) -> Tensor:
             f"got shape {tuple(scores.shape)} with {int(scores.isnan().sum())} NaN"
         )
     count = max(1, round(fraction * len(scores)))
-    return scores.sort(descending=True, stable=True).indices[:count].sort().values
+    generator = torch.Generator().manual_seed(derive_seed(seed, "memorisation", "ties"))
+    drawn = torch.randperm(len(scores), generator=generator).to(scores.device)
+    ranked = drawn[scores[drawn].argsort(descending=True, stable=True)]
+    return ranked[:count].sort().values
 
 
 def _subsets(n: int, n_models: int, share: float, seed: int) -> Tensor:

@@ -113,7 +113,7 @@ def _choice(
     else:
         assert config.fraction is not None and memorisation is not None
         chosen = torch.zeros(len(train), dtype=torch.bool)
-        chosen[most_memorised(memorisation, config.fraction)] = True
+        chosen[most_memorised(memorisation, config.fraction, seed=seed)] = True
     return torch.nonzero(chosen).flatten(), torch.nonzero(~chosen).flatten()
 
 

@@ -87,6 +87,17 @@ def test_a_shift_moves_both_sides_of_the_attack_and_nothing_else(kind, split):
     assert moved.retain is found.retain and moved.test is found.test
 
 
+def test_among_equally_memorised_the_seed_draws(split):
+    train, test = split
+    config = ScenarioConfig("memorised", fraction=0.1, models=2)
+    scores = torch.zeros(len(train))
+    a, b, c = (
+        make_scenario(config, train, test, 10, seed=s, memorisation=scores).forget_index
+        for s in (1, 1, 2)
+    )
+    assert torch.equal(a, b) and not torch.equal(a, c)
+
+
 def test_memorised_takes_the_greatest_scores(split):
     train, test = split
     scores = torch.rand(len(train), generator=torch.Generator().manual_seed(0))

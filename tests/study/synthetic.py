@@ -101,6 +101,7 @@ def _metrics(level: Mapping[str, float], rng: random.Random, noise: float) -> di
         "memory_retention_rate": level["retention"],
         "js_to_retrained": max(0.0, level["js"] + 0.2 * noise * rng.gauss(0, 1)),
         "average_gap": level["gap"] + 0.1 * noise * rng.random(),
+        "average_gap_without_attack": level["gap"] + 0.1 * noise * rng.random(),
         "optimizer_steps": 675 * level["steps"],
         "optimizer_step_ratio": level["steps"],
     }

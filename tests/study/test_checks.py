@@ -28,7 +28,6 @@ from benchmarks.study.checks import (
     relearning,
     run,
     similarity,
-    t_interval,
 )
 from benchmarks.study.shadows import (
     Outputs,
@@ -44,7 +43,8 @@ from fastunlearn.evaluation.methods import METHODS
 from fastunlearn.evaluation.one_seed import make_task
 from fastunlearn.evaluation.shadow import PoolScores, ShadowScores
 from fastunlearn.evaluation.training import predict
-from fastunlearn.metrics import accuracy, layer_similarity, undefined_reason
+from fastunlearn.metrics import accuracy, layer_similarity
+from fastunlearn.report.view import interval_of
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -272,19 +272,15 @@ def test_similarity_to_the_retrained_model_is_by_layer(prepared):
     for layer in same.values():
         assert layer["values"] == pytest.approx([1.0, 1.0])
     other = similarity([(prepared, prepared.task.original)])
-    test, original = prepared.task.scenario.test.x, prepared.task.original
-    direct = layer_similarity(original, prepared.retrained, test, debiased=True)
+    forget, original = prepared.task.scenario.forget.x, prepared.task.original
+    direct = layer_similarity(original, prepared.retrained, forget, debiased=True)
     for name, layer in other.items():
         assert layer["values"] == [direct[name]] and layer["mean"] < 0.9999
-
-
-def test_the_interval_by_hand():
-    found = t_interval([1.0, 2.0, 3.0])
-    # 4.302653 is the 97.5 % quantile of Student's t with 2 degrees of freedom; the std is 1
-    assert found["mean"] == 2.0
-    assert found["high"] - 2.0 == pytest.approx(4.302653 / 3**0.5)
-    assert 2.0 - found["low"] == pytest.approx(4.302653 / 3**0.5)
-    assert undefined_reason(t_interval([1.0])["low"]) is not None
+        assert layer["low"] is None and layer["high"] is None
+    both = similarity([(prepared, prepared.retrained), (prepared, original)])
+    for name, layer in both.items():
+        stat = interval_of([1.0, direct[name]])
+        assert (layer["low"], layer["high"]) == pytest.approx(stat.interval, abs=1e-4)
 
 
 def test_a_run_writes_every_row_and_goes_on_with_those_it_lacks(few, tmp_path, monkeypatch):

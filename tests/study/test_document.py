@@ -175,7 +175,7 @@ def test_pictures_are_those_of_the_page(written: tuple[str, Path, dict[str, Any]
 def test_the_grid_names_what_meets_the_bar(written: tuple[str, Path, dict[str, Any]]) -> None:
     text, _, _ = written
     body = section(text, "## Sensitivity to K and to the noise scale")
-    assert "The bar is met on every seed by: Top-K K = 20 %, scale 2." in body
+    assert "Partial (2 of 5 seeds): The bar is met on every seed by: Top-K K = 20 %" in body
 
 
 def test_the_same_results_give_the_same_page(
@@ -197,10 +197,10 @@ def test_changed_settings_are_named(planned: dict[str, Cell], tmp_path: Path) ->
 def test_the_sentence_on_the_bar_follows_the_recipe(planned: dict[str, Cell]) -> None:
     cell = planned[MAIN]
     met = findings.bar(found_in(cell))
-    assert met[0] == "The recipe meets the whole bar on every seed in 1 of 1 cells."
+    assert met[0] == "The recipe meets the whole bar on every seed in 1 of 1 complete cells."
     assert met[1].endswith("met on every seed by Recommended recipe.")
     missed = findings.bar(found_in(cell, {"recipe": {"degree": 0.5}}))
-    assert missed[0] == "The recipe meets the whole bar on every seed in 0 of 1 cells."
+    assert missed[0] == "The recipe meets the whole bar on every seed in 0 of 1 complete cells."
     assert "met on every seed by no method" in missed[1]
     assert "The recipe misses: degree* in [0.8, 1.2] on 5 seeds" in missed[1]
     assert findings.bar([Found(cell, None)]) == ["No results yet."]
@@ -209,10 +209,10 @@ def test_the_sentence_on_the_bar_follows_the_recipe(planned: dict[str, Cell]) ->
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({}, "every difference that stands after Holm's procedure Top-K is better"),
+        ({}, "every difference that stands after Holm over its figures and cells Top-K is better"),
         (
             {"recipe": {"degree": 0.6, "js": 0.2, "gap": 0.1}, "recipe_random": {"degree": 1.0}},
-            "every difference that stands after Holm's procedure Random-k is better",
+            "every difference that stands after Holm over its figures and cells Random-k is better",
         ),
         (
             {"recipe": {"degree": 0.7, "js": 0.09, "gap": 0.06}},
@@ -225,18 +225,21 @@ def test_the_sentence_on_the_selection_follows_the_data(
     planned: dict[str, Cell], change: Any, words: str
 ) -> None:
     first, second = findings.selection_verdicts(found_in(planned[MAIN], change))
-    assert first.startswith("Recommended recipe against Recipe, Random-k: ") and words in first
-    assert second.endswith("no difference stands after Holm's procedure.")
+    assert (
+        first.startswith("Recommended recipe against Recipe, Random-k, K = 70 %: ")
+        and words in first
+    )
+    assert second.endswith("no difference stands after Holm over its figures and cells.")
 
 
 def test_the_sentence_on_outputs_follows_the_data(planned: dict[str, Cell]) -> None:
     lower = findings.outputs(found_in(planned[MAIN]))
-    assert lower[0].endswith("in 1 of 1 cells.")
+    assert lower[0].endswith("(after Holm over all methods and cells) in 1 of 1 complete cells.")
     assert "Recommended recipe: lower in 1, higher in 0, not told apart in 0 of 1 cells." in lower
     level = {name: {"js": 0.5} for name in planned[MAIN].config.methods}
     level["original"] = {"js": 0.1}
     higher = findings.outputs(found_in(planned[MAIN], level))
-    assert higher[0].endswith("in 0 of 1 cells.")
+    assert higher[0].endswith("in 0 of 1 complete cells.")
     assert higher[1] == "For no method in: MNIST-5k, small CNN, random 10 % (shifted)."
     assert "Recommended recipe: lower in 0, higher in 1, not told apart in 0 of 1 cells." in higher
 
@@ -244,9 +247,9 @@ def test_the_sentence_on_outputs_follows_the_data(planned: dict[str, Cell]) -> N
 def test_the_sentence_on_the_instrument_follows_the_data(planned: dict[str, Cell]) -> None:
     cell = planned[MAIN]
     (works,) = findings.instrument(found_in(cell))
-    assert "in 1 of 1 shifted cells: MNIST-5k, small CNN, random 10 %." in works
+    assert "in 1 of 1 complete shifted cells: MNIST-5k, small CNN, random 10 %." in works
     weak = findings.instrument(found_in(cell, plain_spread=0.5))
-    assert "in 0 of 1 shifted cells." in weak[0]
+    assert "in 0 of 1 complete shifted cells." in weak[0]
     assert weak[1].endswith("the gain is below 10 on 5 of 5 seeds.")
     blind = findings.instrument(found_in(cell, plain_spread=0.0))
     assert "the gain is undefined on 5 of 5 seeds" in blind[1]
@@ -255,17 +258,17 @@ def test_the_sentence_on_the_instrument_follows_the_data(planned: dict[str, Cell
 
 
 def test_a_second_retraining_is_the_measure_of_nearness(planned: dict[str, Cell]) -> None:
-    assert findings.honest(found_in(planned[MAIN])) == ["There is such a method in 0 of 1 cells."]
+    none = findings.honest(found_in(planned[MAIN]))
+    assert none == ["There is such a method in 0 of 1 complete cells."]
     near = findings.honest(found_in(planned[MAIN], {"retrain_again": {"gap": 0.04}}))
-    assert near == [
-        "There is such a method in 1 of 1 cells.",
-        "MNIST-5k, small CNN, random 10 % (shifted): Recommended recipe.",
-    ]
+    assert near[0].startswith("There is such a method in 1 of 1 complete cells. In brackets ")
+    lead = re.escape("MNIST-5k, small CNN, random 10 % (shifted): Recommended recipe (")
+    assert len(near) == 2 and re.fullmatch(lead + r"0\.\d\d points\)\.", near[1])
 
 
 def test_what_no_method_achieves_is_named(planned: dict[str, Cell]) -> None:
     assert findings.limits(found_in(planned[MAIN])) == [
-        "Each criterion of the bar is met by some method, in every cell."
+        "Each criterion of the bar is met by some method, in every complete cell."
     ]
     level = {name: {"degree": 0.3} for name in planned[MAIN].config.methods}
     level["retrain"] = {"degree": 1.0}
@@ -322,7 +325,7 @@ def test_the_checks_are_shown(planned: dict[str, Cell], tmp_path: Path) -> None:
         },
         "similarity": {"conv1": {"mean": 0.9, "low": None, "high": None}},
     }
-    checks = {"schema": "fastunlearn.study.checks/1", "rows": [row]}
+    checks = {"schema": "fastunlearn.study.checks/2", "rows": [row]}
     (tmp_path / "checks.json").write_text(json.dumps(checks))
     text = write([planned[PLAIN_CELL]], tmp_path, tmp_path / "docs").read_text()
     body = section(text, "## Further checks")
@@ -331,4 +334,5 @@ def test_the_checks_are_shown(planned: dict[str, Cell], tmp_path: Path) -> None:
         f"| Recipe | {interval} | `*` | 0.050 [0.010, 0.100] | {interval} | 0.123 | undefined |"
     ) in body
     assert "| Recipe | 200 | 3, 200, >200 | 1 of 3 |" in body
+    assert "CKA to the retrained model on the forget set" in body
     assert "| Recipe | 0.900 |" in body and "16 models attacked." in body

@@ -10,9 +10,18 @@ import pytest
 
 pytest.importorskip("sklearn")
 
+from benchmarks.study import sensitivity  # noqa: E402
 from benchmarks.study.bar import closest, missed, missed_words, seeds_met, verdicts  # noqa: E402
 from benchmarks.study.cells import Cell, cells  # noqa: E402
-from benchmarks.study.contrast import DEGREE, FIGURES, Contrast, contrast, holm  # noqa: E402
+from benchmarks.study.contrast import (  # noqa: E402
+    DEGREE,
+    FIGURES,
+    Contrast,
+    Figure,
+    contrast,
+    holm,
+    standing,
+)
 from benchmarks.study.load import Found  # noqa: E402
 from benchmarks.study.plots import not_dominated  # noqa: E402
 from fastunlearn.evaluation.methods import METHODS  # noqa: E402
@@ -105,6 +114,39 @@ def test_one_seed_tells_nothing_apart(cell: Cell) -> None:
     view = View(make_results(cell, seeds=1))
     row = contrast(Found(cell, view), view, "recipe", "recipe_random", DEGREE)
     assert row is not None and (row.better, row.effect, row.p) == (0, None, 1.0)
+    assert row.stat.interval is None and not row.judged
+
+
+@pytest.mark.parametrize("seeds", [2, 5])
+def test_equal_differences_tell_nothing_apart(cell: Cell, seeds: int) -> None:
+    results = make_results(cell, seeds=seeds)
+    for run in results["runs"]:
+        for name, degree in (("recipe", 0.9), ("recipe_random", 0.5)):
+            run["methods"][name]["metrics"]["unlearning_degree_normalised"] = degree
+    view = View(results)
+    row = contrast(Found(cell, view), view, "recipe", "recipe_random", DEGREE)
+    assert row is not None and row.stat.mean == pytest.approx(-0.4)
+    assert row.stat.interval is None and (row.better, row.p) == (0, 1.0)
+    assert holm([row]) == [] and row.judged == (seeds == 5)
+
+
+def test_two_different_seeds_tell_nothing_apart(cell: Cell) -> None:
+    view = View(make_results(cell, seeds=2))
+    row = contrast(Found(cell, view), view, "recipe", "recipe_random", DEGREE)
+    assert row is not None and row.stat.n == 2
+    assert (row.stat.interval, row.effect, row.p, row.judged) == (None, None, 1.0, False)
+
+
+def test_a_verdict_is_held_over_its_figures(cell: Cell) -> None:
+    view = View(make_results(cell))
+    stat = Stat(0.1, 0.05, 0.15, 5)
+
+    def row(figure: Figure, p: float) -> Contrast:
+        return Contrast(Found(cell, view), "a", "b", figure, stat, 0.1, p)
+
+    # the smallest of four must be at most 0.05 / 4
+    for p, kept in ((0.012, 1), (0.013, 0)):
+        assert len(standing([row(FIGURES[0], p), *(row(f, 0.9) for f in FIGURES[1:])])) == kept
 
 
 def test_holm_stops_at_the_first_that_fails(cell: Cell) -> None:
@@ -130,3 +172,24 @@ def test_what_is_beaten_in_both_is_not_on_the_front(cell: Cell) -> None:
     }
     view = View(make_results(cell, {**rest, **levels}))
     assert not_dominated(view) == ["recipe", "fine_tune", "salun"]
+
+
+def test_distances_on_both_sides_of_the_aim_do_not_cancel(cell: Cell) -> None:
+    rest = {name: {"degree": 0.0, "test": 0.9} for name in cell.config.methods}
+    rest |= {"retrain": {"degree": 1.0}, "salun": {"degree": 0.9, "test": 0.95}}
+    results = make_results(cell, rest)
+    # mean 1, mean distance 1; the test accuracy is that of nothing else
+    for run, degree in zip(results["runs"], (0.0, 2.0, 0.0, 2.0, 1.0), strict=True):
+        run["methods"]["scrub"]["metrics"] |= {
+            "unlearning_degree_normalised": degree,
+            "test_accuracy": 0.94,
+        }
+    assert not_dominated(View({**results, "summary": {}})) == ["salun"]
+
+
+def test_the_fewest_criteria_missed_are_of_all_criteria(cell: Cell) -> None:
+    with mock.patch.dict(METHODS):
+        (one,) = (cell for cell in cells() if cell.name.endswith("sensitivity"))
+    view = View(make_results(one, {name: {"degree": 0.3} for name in one.config.methods}))
+    with mock.patch.object(sensitivity, "CRITERIA", ("one", "two", "three", "four", "five")):
+        assert sensitivity.sentence(view).endswith(": 5 of 25.")
