@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.methods import register_all
-from benchmarks.study.bar import closest, missed, verdicts
+from benchmarks.study.bar import closest, seeds_met, shortfall, verdicts
 from benchmarks.study.cells import SCENARIOS, TRAIN, Cell
 from benchmarks.study.execute import Plan, run_cell
 from fastunlearn.evaluation.config import parse_config
@@ -86,7 +86,8 @@ def main() -> None:
         )
         assert degree is not None and test is not None  # of two finished seeds
         line = f"degree* {degree.mean:5.2f}, test accuracy {test.mean:.3f}"
-        print(f"{name:40s} {line}, {missed(verdicts(view, name))} criteria missed")
+        found = verdicts(view, name)
+        print(f"{name:40s} {line}, {seeds_met(found)} seeds met, shortfall {shortfall(found):.2f}")
     for kind, options in chosen(view).items():
         print(f"{kind}: {options}")
 
