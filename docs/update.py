@@ -24,6 +24,7 @@ SEARCHES = (
     ROOT / "docs/results/recipe-search-resnet8.json",
 )
 BASELINES = ROOT / "docs/results/study-baselines.json"
+BASELINES_RESNET8 = ROOT / "docs/results/study-baselines-resnet8.json"
 BENCHMARKS = ROOT / "benchmarks/results"
 NOT_MEASURED = "Not measured yet."
 STUDY_COLUMNS = (
@@ -284,6 +285,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "sweep": sweep_table,
     "recipe-search": lambda: search_table(*SEARCHES),
     "baselines": lambda: search_table(BASELINES),
+    "baselines-resnet8": lambda: search_table(BASELINES_RESNET8),
     "performance": headline_table,
     "check": check_table,
     "full": lambda: bench_table(is_plain),

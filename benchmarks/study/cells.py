@@ -9,7 +9,7 @@ from typing import Any
 from benchmarks.methods import register_all
 from fastunlearn.evaluation.config import Config, parse_config
 
-SEEDS = (60, 61, 62, 63, 64)
+SEEDS = (70, 71, 72, 73, 74)
 """The reported seeds. No setting was chosen on any of them."""
 
 SCENARIOS: dict[str, dict[str, Any]] = {
@@ -37,14 +37,28 @@ METHODS: dict[str, Any] = {
     "fine_tune": {},
     "gradient_ascent": {"steps": 30, "lr": 0.005},
     "neg_grad_plus": {"alpha": 0.99},
-    "random_labels": {},
-    "salun": {"lr": 0.003},
+    "random_labels": {"lr": 0.003},
+    "salun": {"lr": 0.002},
     "ssd": {},
     "scrub": {"alpha": 0.1},
     "bad_teacher": {"lr": 0.003},
     "l1_sparse": {"lr": 0.003},
     "fisher_forgetting": {},
 }
+
+RESNET8: dict[str, Any] = {
+    "random_labels": {},
+    "random_labels_slow": {
+        "kind": "random_labels",
+        "label": "Random labels, lr 0.0003",
+        "lr": 0.0003,
+    },
+    "salun": {},
+    "salun_slow": {"kind": "salun", "label": "SalUn, lr 0.0003", "lr": 0.0003},
+    "scrub": {"alpha": 0.1},
+}
+"""What the search found for the ResNet. Two methods do best there at the least learning rate that
+was tried; they are reported at a lesser one as well, which nothing was chosen by."""
 
 TRAIN = {"epochs": 12, "batch_size": 64, "optimizer": "adam", "lr": 0.003}
 REPAIR = {"epochs": 1, "batch_size": 64, "optimizer": "adam", "lr": 0.001, "distill": 0.1}
@@ -58,7 +72,10 @@ class Cell:
     config: Config
 
 
-SMALL_GRID = ("recipe", "recipe_random", "top_k", "random_k", "fine_tune", "salun", "scrub")
+FEW_ANCHORS = {"anchors": [0.1]}
+"""One partly retrained model: enough to see an instrument fail, and a third of the trainings."""
+
+SMALL_GRID = ("retrain_again", "recipe", "recipe_random", "top_k", "random_k", "fine_tune")
 """The methods that the ResNet is compared with: a training of it takes five times as long."""
 
 SENSITIVITY_K = (0.1, 0.3, 0.5, 0.9)
@@ -83,15 +100,15 @@ def cells() -> Iterator[Cell]:
 
 def _cell(dataset: str, model: str, scenario: str, *, shifted: bool = True) -> Cell:
     name = f"{dataset}-{model}-{scenario}-{'shifted' if shifted else 'plain'}"
-    return _parsed(name, dataset, model, scenario, METHODS, spdgan={} if shifted else None)
+    audit = {} if scenario == "random-10" else FEW_ANCHORS
+    return _parsed(name, dataset, model, scenario, METHODS, spdgan=audit if shifted else None)
 
 
 def _resnet() -> Cell:
     """The ResNet's smaller grid: fewer methods, one anchor in between."""
-    methods = {name: METHODS[name] for name in SMALL_GRID}
-    spdgan = {"anchors": [0.1]}
+    methods = {name: METHODS[name] for name in SMALL_GRID} | RESNET8
     name = "mnist5k-resnet8-random-10-shifted"
-    return _parsed(name, "mnist5k", "resnet8", "random-10", methods, spdgan=spdgan)
+    return _parsed(name, "mnist5k", "resnet8", "random-10", methods, spdgan=FEW_ANCHORS)
 
 
 def _sensitivity() -> Cell:
@@ -109,7 +126,7 @@ def _sensitivity() -> Cell:
         for scale in SENSITIVITY_SCALES
     }
     name = "mnist5k-small_cnn-random-10-sensitivity"
-    return _parsed(name, "mnist5k", "small_cnn", "random-10", methods, spdgan={"anchors": [0.1]})
+    return _parsed(name, "mnist5k", "small_cnn", "random-10", methods, spdgan=FEW_ANCHORS)
 
 
 def _parsed(

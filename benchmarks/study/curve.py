@@ -7,13 +7,14 @@ all shifts; each shift has its own generator and its own original model. The fig
 those that an audit with that epsilon has (`fastunlearn.evaluation.audit`), bit for bit. A second
 call goes on with the rows that the file lacks.
 
-The file, schema `fastunlearn.study.curve/1`:
+The file, schema `fastunlearn.study.curve/2`:
 
 - `schema`, `environment`, and `config`: the configuration of the audit; the epsilon of each row
   takes the place of the one in it.
 - `rows`: for each seed and epsilon
   - `seed`, `epsilon`: the greatest shift of a pixel, in units of the pixel range;
-  - `spread`: accuracy of the original less that of the retrained model on the shifted forget set;
+  - `spread`: accuracy of the original less the mean of the retrained models on the shifted forget
+    set;
   - `plain_spread`: the same on the unshifted one, of the original model that learned that;
   - `gain`: spread over plain spread; None where the plain spread is not above 0;
   - `linf`, `psnr`: mean shift of the forget set, PSNR in dB;
@@ -27,6 +28,7 @@ import argparse
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -38,14 +40,14 @@ from fastunlearn.evaluation.audit import gain
 from fastunlearn.evaluation.config import Config, parse_config
 from fastunlearn.evaluation.data import DATASETS, Samples, TensorLoader, derive_seed, joined
 from fastunlearn.evaluation.one_seed import make_task
-from fastunlearn.evaluation.retraining import train_fresh, train_reference
+from fastunlearn.evaluation.retraining import retrain_further, train_fresh, train_reference
 from fastunlearn.evaluation.scenarios import shifted
 from fastunlearn.evaluation.task import Task
 from fastunlearn.evaluation.training import predict
 from fastunlearn.metrics import accuracy
 from fastunlearn.spdgan import SPDGAN
 
-SCHEMA = "fastunlearn.study.curve/1"
+SCHEMA = "fastunlearn.study.curve/2"
 EPSILONS = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3)
 LEAST_GAIN = 10.0
 
@@ -73,13 +75,13 @@ class Shared:
     Args:
         task: the run, its forget set as it is.
         references: the models that each generator works against.
-        retrained: the retrained model; it depends on no shift.
-        plain_spread: P(plain original) - P(retrained) on the unshifted forget set.
+        retrained: the retrained models; they depend on no shift.
+        plain_spread: P(plain original) - mean P(retrained) on the unshifted forget set.
     """
 
     task: Task
     references: tuple[nn.Module, ...]
-    retrained: nn.Module
+    retrained: tuple[nn.Module, ...]
     plain_spread: float
 
 
@@ -89,9 +91,11 @@ def share(task: Task) -> Shared:
     assert audit is not None  # the configuration is that of an audit
     numbers = range(1, len(audit.references) + 1)
     references = tuple(train_reference(task, number) for number in numbers)
-    retrained = train_fresh(task, scenario.retain, "retrain").model
+    first = train_fresh(task, scenario.retain, "retrain").model
+    further = (retrain_further(task, number) for number in range(2, audit.retrained + 1))
+    retrained = (first, *further)
     plain = train_fresh(task, joined(scenario.forget, scenario.retain), "original").model
-    spread = _accuracy(plain, scenario.forget) - _accuracy(retrained, scenario.forget)
+    spread = _accuracy(plain, scenario.forget) - _mean_accuracy(retrained, scenario.forget)
     return Shared(task, references, retrained, spread)
 
 
@@ -103,7 +107,9 @@ def point(shared: Shared, epsilon: float) -> dict[str, Any]:
     fit = gan.fit(TensorLoader(task.scenario.forget, audit.batch_size), shared.references)
     scenario = shifted(task.scenario, gan.perturb)
     original = train_fresh(task, joined(scenario.forget, scenario.retain), "original").model
-    spread = _accuracy(original, scenario.forget) - _accuracy(shared.retrained, scenario.forget)
+    spread = _accuracy(original, scenario.forget) - _mean_accuracy(
+        shared.retrained, scenario.forget
+    )
     return {
         "seed": task.seed,
         "epsilon": epsilon,
@@ -180,6 +186,10 @@ def smallest_useful_epsilon(
         if row["gain"] is not None and row["gain"] >= least_gain:
             useful.setdefault(row["epsilon"], set()).add(row["seed"])
     return min((epsilon for epsilon, found in useful.items() if found == seeds), default=None)
+
+
+def _mean_accuracy(models: Iterable[nn.Module], samples: Samples) -> float:
+    return fmean(_accuracy(model, samples) for model in models)
 
 
 def _accuracy(model: nn.Module, samples: Samples) -> float:

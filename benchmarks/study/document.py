@@ -86,18 +86,19 @@ def _how_to_read(found: Sequence[Found]) -> list[str]:
         "## How to read it",
         "",
         "Words: D_u is the data to forget, D_r the rest of the training data, G(D_u) the data to "
-        "forget after a slight shift. w0 is the original model, w1 the unlearned one, w* the one "
+        "forget after a slight shift. w0 is the original model, w1 the unlearned one, w* one "
         "retrained on D_r. P is accuracy.",
         "",
         *_bullets(
             (
                 "Shifted cells: a generator (SPD-GAN) is fitted on D_u against reference models of "
-                "D_r; w0 is trained on D_r and G(D_u); each method unlearns G(D_u); w* is trained "
-                "on D_r with a seed of its own. [paper: the idea; ours: the design]",
+                "D_r; w0 is trained on D_r and G(D_u); each method unlearns G(D_u); three w* are "
+                "trained on D_r with seeds of their own. [paper: the idea; ours: the design]",
                 "Plain cells: the same without a shift.",
-                "Degree = P(w0, G(D_u)) − P(w1, G(D_u)) [paper]. Degree* = degree / that of w* "
-                "[ours]: 0 is untouched, 1 forgets as much as retraining, above 1 more. In shifted "
-                "cells all figures on the forget set are on G(D_u).",
+                "Degree = P(w0, G(D_u)) − P(w1, G(D_u)) [paper]. Degree* = degree over that of the "
+                "mean P(w*, G(D_u)) of the three w* [ours]: 0 is untouched, 1 forgets as much as "
+                "retraining, above 1 more. In shifted cells all figures on the forget set are on "
+                "G(D_u). Every other figure that names w* takes the first, the row `Retrained`.",
                 "Memory retention rate = P(w1, D_r) / P(w0, D_r) [name: paper; formula: ours]. "
                 "Unlearning accuracy = 1 − P(w1, D_u). Average gap: the mean distance from w* in "
                 "unlearning, retain and test accuracy and membership inference AUC. Step ratio: "
@@ -116,8 +117,9 @@ def _how_to_read(found: Sequence[Found]) -> list[str]:
                 "smallest detectable effect is the true difference that so many seeds would have "
                 "shown with probability 0.8; of smaller ones a missing difference says nothing.",
                 _chance_words(found),
-                "`Retrained again` is a second honest retraining: no method can be expected nearer "
-                "to w* than it is. `Retrained, x % kept` are the anchors between w0 and w*.",
+                "`Retrained again` is a further honest retraining, none of the three: no method "
+                "can be expected nearer to w* than it is. `Retrained, x % kept` are the anchors "
+                "between w0 and w*.",
             )
         ),
     ]
@@ -277,7 +279,7 @@ def _plain(found: Sequence[Found]) -> list[str]:
 def _state_line(one: Found, found: Sequence[Found]) -> str:
     """Return how much is done, and whether the cell is a smaller grid than the others."""
     own, most = len(one.compared()), max(len(other.compared()) for other in found)
-    smaller = f" Smaller grid: {own} of the {most} methods." if own < most else ""
+    smaller = f" Smaller grid: {own} rows, elsewhere up to {most}." if own < most else ""
     return f"State: {one.state}.{smaller}"
 
 

@@ -90,7 +90,7 @@ def run_cell(cell: Cell, plan: Plan, *, run: Run = runner.run, say: Say = _say) 
         say(f"{cell.name}: seed {seed} ...")
         started = time.time()
         so_far = tuple(s for s in config.seeds if s in {*done, seed})
-        results = run(config.with_seeds(so_far), folder, resume=bool(done))
+        results = run(config.with_seeds(so_far), folder, resume=bool(done), scores=plan.work)
         write_results(_planned(config, results), plan.result(cell))
         done.append(seed)
         took = f"{time.time() - started:.0f} s"

@@ -2,18 +2,19 @@
 
 Protocol [paper: shift and degree; ours: the rest], for each seed: (1) train the references on the
 retain set; (2) fit SPD-GAN on the forget set against them; (3) train the original model on retain
-set and shifted forget set; (4) unlearn the shifted forget set; (5) retrain on the retain set with a
-seed that no reference had; (6) the figures.
+set and shifted forget set; (4) unlearn the shifted forget set; (5) retrain on the retain set,
+several times, with seeds that no reference had; (6) the figures.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from torch import nn
@@ -28,7 +29,7 @@ from fastunlearn.evaluation.data import (
     joined,
     stratified_order,
 )
-from fastunlearn.evaluation.retraining import train_fresh, train_reference
+from fastunlearn.evaluation.retraining import retrain_further, train_fresh, train_reference
 from fastunlearn.evaluation.scenarios import shifted
 from fastunlearn.evaluation.task import Outcome, Task
 from fastunlearn.evaluation.training import predict
@@ -50,6 +51,8 @@ class Instrument:
         gan: the generator that shifted it.
         fit: how its training went.
         references: the models that it was trained against.
+        retrained: further retrained models: with the row `retrain` they say how a model does that
+            never saw the forget set.
         plain: the original model as it would be without an audit: trained on retain set and
             unshifted forget set, with the seeds of the original model.
     """
@@ -58,16 +61,18 @@ class Instrument:
     gan: SPDGAN
     fit: FitReport
     references: tuple[nn.Module, ...]
+    retrained: tuple[nn.Module, ...]
     plain: nn.Module
 
 
 def extra_steps(config: Config) -> int:
     """Return the number of steps that `make_instrument` takes; 0 where there is no audit."""
-    return 0 if config.spdgan is None else len(config.spdgan.references) + 2
+    audit = config.spdgan
+    return 0 if audit is None else len(audit.references) + audit.retrained + 1
 
 
 def make_instrument(task: Task, step: Step) -> Instrument:
-    """Train the references and SPD-GAN and shift the forget set.
+    """Train the references and SPD-GAN, shift the forget set, retrain beside `retrain`.
 
     Args:
         task: of a configuration with an audit, its forget set as it is.
@@ -83,11 +88,15 @@ def make_instrument(task: Task, step: Step) -> Instrument:
     with step("SPD-GAN") as progress:
         loader = TensorLoader(task.scenario.forget, settings.batch_size)
         fit = gan.fit(loader, references, progress=progress)
+    retrained = []
+    for number in range(2, settings.retrained + 1):
+        with step(f"Retrained model {number}") as progress:
+            retrained.append(retrain_further(replace(task, progress=progress), number))
     with step("Original on unshifted data") as progress:
         everything = joined(task.scenario.forget, task.scenario.retain)
         plain = train_fresh(replace(task, progress=progress), everything, "original").model
     audited = replace(task, scenario=shifted(task.scenario, gan.perturb))
-    return Instrument(audited, gan, fit, tuple(references), plain)
+    return Instrument(audited, gan, fit, tuple(references), tuple(retrained), plain)
 
 
 def save_instrument(instrument: Instrument, folder: Path) -> None:
@@ -110,16 +119,19 @@ def audit_entry(instrument: Instrument, outcomes: Mapping[str, Outcome]) -> dict
     Gains [paper: the idea; ours: `plain`]: the spread between original and retrained model on the
     shifted forget set, over the same spread on the unshifted one. For `gain` the latter is that of
     the plain original model, which did learn the unshifted data: the fair comparison, and the
-    smaller gain. For `gain_unshifted` it is that of the audit's own original model.
+    smaller gain. For `gain_unshifted` it is that of the audit's own original model. Of the
+    retrained models it is the mean performance.
     """
     scenario = instrument.task.scenario
     after, before = scenario.forget, scenario.unshifted_forget
     assert before is not None  # an instrument's task is shifted
-    original, retrained = (outcomes[name].model for name in ("original", "retrain"))
+    original = outcomes["original"].model
+    retrained = _on_both((outcomes["retrain"].model, *instrument.retrained), after, before)
+    aim = {data: fmean(found) for data, found in retrained.items()}
     spread = {
-        "shifted": _accuracy(original, after) - _accuracy(retrained, after),
-        "plain": _accuracy(instrument.plain, before) - _accuracy(retrained, before),
-        "unshifted": _accuracy(original, before) - _accuracy(retrained, before),
+        "shifted": _accuracy(original, after) - aim["shifted"],
+        "plain": _accuracy(instrument.plain, before) - aim["unshifted"],
+        "unshifted": _accuracy(original, before) - aim["unshifted"],
     }
     gains = {
         "gain": gain(spread["shifted"], spread["plain"]),
@@ -134,14 +146,12 @@ def audit_entry(instrument: Instrument, outcomes: Mapping[str, Outcome]) -> dict
             "seconds": instrument.fit.seconds,
         },
         "closeness": {name: _finite(value) for name, value in closeness.items()},
-        "references": {
-            "shifted": [_accuracy(model, after) for model in instrument.references],
-            "unshifted": [_accuracy(model, before) for model in instrument.references],
-        },
+        "references": _on_both(instrument.references, after, before),
+        "retrained": retrained,
         "spread": spread,
         **{name: _finite(value) for name, value in gains.items()},
         "undefined": {name: reason for name, reason in reasons.items() if reason is not None},
-        "anchors": _anchors(instrument.task, outcomes),
+        "anchors": _anchors(instrument.task, outcomes, aim["shifted"]),
     }
 
 
@@ -164,13 +174,24 @@ def gain(spread: float, plain_spread: float) -> float:
     return spread / plain_spread
 
 
-def _anchors(task: Task, outcomes: Mapping[str, Outcome]) -> dict[str, Any]:
+def _anchors(task: Task, outcomes: Mapping[str, Outcome], aim: float) -> dict[str, Any]:
     methods = {name: method.to_dict() for name, method in task.config.methods.items()}
-    order = anchor_order(methods)
-    found = [_accuracy(outcomes[name].model, task.scenario.forget) for name in order]
+    *before, last = order = anchor_order(methods)
+    assert last == "retrain"  # in its place stands the mean of all retrained models
+    found = [_accuracy(outcomes[name].model, task.scenario.forget) for name in before]
+    found.append(aim)
     degrees = [found[0] - value for value in found]
     wrong = [[order[i], order[j]] for i, j in out_of_order(degrees)]
     return {"order": order, "degrees": degrees, "in_order": not wrong, "out_of_order": wrong}
+
+
+def _on_both(
+    models: Iterable[nn.Module], after: Samples, before: Samples
+) -> dict[str, list[float]]:
+    return {
+        data: [_accuracy(model, samples) for model in models]
+        for data, samples in (("shifted", after), ("unshifted", before))
+    }
 
 
 def _accuracy(model: nn.Module, samples: Samples) -> float:

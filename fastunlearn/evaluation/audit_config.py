@@ -19,7 +19,9 @@ from fastunlearn.spdgan import SPDGANConfig
 
 ANCHORS = (0.5, 0.1, 0.02)
 REFERENCES = (1.0, 1.0, 0.33, 0.17)
-_OWN = ("references", "batch_size", "anchors")
+RETRAINED = 3
+_OWN = ("references", "retrained", "batch_size", "anchors")
+_COUNTS = ("retrained", "batch_size")
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,9 @@ class AuditConfig:
         references: the models, trained on the retain set, that the generator works against: for
             each the share of the training's epochs that it gets, in (0, 1], rounded, at least one.
             What models do with shifted data differs most of all by how long they were trained.
+        retrained: models trained on the retain set whose mean performance is that of the retrained
+            model in degrees and gains; the row `retrain` is the first of them. One alone would
+            make a yardstick as long as its initial weights happen to make it.
         batch_size: forget examples in a batch of the generator's training.
         anchors: shares of the forget set, each in (0, 1), that stay in the training set of a
             partly retrained model; falling.
@@ -38,6 +43,7 @@ class AuditConfig:
 
     gan: SPDGANConfig
     references: tuple[float, ...] = REFERENCES
+    retrained: int = RETRAINED
     batch_size: int = 64
     anchors: tuple[float, ...] = ANCHORS
 
@@ -57,8 +63,8 @@ def parse_audit(raw: Any) -> AuditConfig:
     given = mapping("spdgan", raw)
     check_keys("spdgan", given, [*_OWN, *(f.name for f in dataclasses.fields(SPDGANConfig))])
     own = {name: given.pop(name) for name in _OWN if name in given}
-    if "batch_size" in own:
-        check_range("spdgan.batch_size", typed("spdgan.batch_size", own["batch_size"], int), low=1)
+    for name in (name for name in _COUNTS if name in own):
+        check_range(f"spdgan.{name}", typed(f"spdgan.{name}", own[name], int), low=1)
     if "references" in own:
         own["references"] = _parse_references(own["references"])
     if "anchors" in own:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from statistics import fmean
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from fastunlearn.evaluation.data import Samples, derive_seed
 from fastunlearn.evaluation.results import AUDIT_METRICS, METRICS
@@ -63,19 +64,25 @@ class _Outputs:
 
 
 def measure(
-    outcomes: Mapping[str, Outcome], scenario: Scenario, *, seed: int
+    outcomes: Mapping[str, Outcome],
+    scenario: Scenario,
+    *,
+    seed: int,
+    retrained: Sequence[nn.Module] = (),
 ) -> dict[str, Metrics]:
     """Measure every method of a run.
 
     `js_to_retrained` is the mean Jensen-Shannon divergence (nats) of the outputs on the forget
     set; `parameter_distance` is the L2 distance to the original model. The membership attack
     tells forget samples from unseen samples of the same labels and has one seed for all methods.
-    In an audit the forget set of all these figures is the shifted one.
+    In an audit the forget set of all these figures is the shifted one, and normalised degrees are
+    relative to the mean performance of all retrained models.
 
     Args:
         outcomes: by method name; must hold `original` and `retrain`.
         scenario: the sets of the run.
         seed: of the run.
+        retrained: an audit's retrained models beside `retrain`.
 
     Returns:
         The metrics by method name.
@@ -97,9 +104,10 @@ def measure(
         }
         for name, outcome in outcomes.items()
     }
-    for name, own in outputs.items():
-        if own.on_unshifted is not None:
-            raw[name] |= _audit_metrics(own, outputs["original"], outputs["retrain"])
+    if scenario.unshifted_forget is not None:
+        aim = _aim((outcomes["retrain"].model, *retrained), scenario)
+        for name, own in outputs.items():
+            raw[name] |= _audit_metrics(own, outputs["original"], aim)
             raw[name] |= _step_metrics(outcomes[name], outcomes["retrain"])
     for values in raw.values():
         values["average_gap"] = average_gap(values, raw["retrain"])
@@ -157,19 +165,30 @@ def _accuracy_metrics(own: _Outputs, original: _Outputs, retrained: _Outputs) ->
     }
 
 
-def _audit_metrics(own: _Outputs, original: _Outputs, retrained: _Outputs) -> dict[str, float]:
+def _aim(retrained: Sequence[nn.Module], scenario: Scenario) -> tuple[float, float]:
+    """Return the retrained models' mean accuracy on the shifted and the unshifted forget set."""
+    plain = scenario.unshifted_forget
+    assert plain is not None  # asked for in audits alone
+    shifted, unshifted = (
+        fmean(accuracy(predict(model, samples), samples.y) for model in retrained)
+        for samples in (scenario.forget, plain)
+    )
+    return shifted, unshifted
+
+
+def _audit_metrics(own: _Outputs, original: _Outputs, aim: tuple[float, float]) -> dict[str, float]:
     assert own.on_unshifted is not None  # all outputs of an audit have it
-    assert original.on_unshifted is not None and retrained.on_unshifted is not None
+    assert original.on_unshifted is not None
     plain = (original.on_unshifted, own.on_unshifted)
     return {
         "unlearning_degree": unlearning_degree(original.on_forget, own.on_forget),
         "unlearning_degree_normalised": unlearning_degree_normalised(
-            original.on_forget, own.on_forget, retrained.on_forget
+            original.on_forget, own.on_forget, aim[0]
         ),
         "unshifted_forget_accuracy": own.on_unshifted,
         "unshifted_degree": unlearning_degree(*plain),
         # the same formula, and its reason names the unshifted set
-        "unshifted_degree_normalised": forgetting_rate_normalised(*plain, retrained.on_unshifted),
+        "unshifted_degree_normalised": forgetting_rate_normalised(*plain, aim[1]),
     }
 
 

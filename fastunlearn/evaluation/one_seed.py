@@ -129,7 +129,7 @@ def run_seed(
         seed: one of the configuration's.
         progress: called at the begin and the end of every step.
         warm_up: run a shortened form first.
-        folder: of the results; memorisation scores are kept there.
+        folder: memorisation scores are kept there.
     """
     scored = config.scenario.kind == "memorised"
     n_steps = scored + extra_steps(config) + len(config.methods) + 1
@@ -145,15 +145,17 @@ def run_seed(
     task = task if instrument is None else instrument.task
     outcomes = _run_methods(task, steps)
     with steps.step("Metrics"):
-        entry = _entry(task, outcomes)
+        entry = _entry(task, outcomes, () if instrument is None else instrument.retrained)
         if instrument is not None:
             entry["audit"] = audit_entry(instrument, outcomes)
     entry["elapsed_seconds"] = time.perf_counter() - started
     return Seed(entry, outcomes["original"].model, instrument)
 
 
-def _entry(task: Task, outcomes: dict[str, Outcome]) -> dict[str, Any]:
-    metrics = measure(outcomes, task.scenario, seed=task.seed)
+def _entry(
+    task: Task, outcomes: dict[str, Outcome], retrained: tuple[nn.Module, ...]
+) -> dict[str, Any]:
+    metrics = measure(outcomes, task.scenario, seed=task.seed, retrained=retrained)
     reference_seconds = outcomes["retrain"].seconds
     return {
         "seed": task.seed,

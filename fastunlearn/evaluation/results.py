@@ -78,6 +78,7 @@ _AUDIT = {
     "undefined": dict,
     "anchors": dict,
 }
+_RETRAINED = {"retrained": dict}  # files that lack it took `retrain` alone
 _ANCHORS = {"order": list, "degrees": list, "in_order": bool, "out_of_order": list}
 _METHOD = {
     "label": str,
@@ -228,13 +229,15 @@ def _check_run(where: str, run: Any) -> None:
 
 
 def _check_audit(where: str, audit: Any) -> None:
-    _check_keys(where, audit, _AUDIT)
+    several = isinstance(audit, dict) and "retrained" in audit
+    _check_keys(where, audit, {**_AUDIT, **_RETRAINED} if several else _AUDIT)
+    for name in ("references", "retrained") if several else ("references",):
+        _check_keys(f"{where}.{name}", audit[name], {"shifted": list, "unshifted": list})
     _check_keys(f"{where}.anchors", audit["anchors"], _ANCHORS)
     _check_keys(f"{where}.fit", audit["fit"], {"steps": int, "stopped": str, "seconds": float})
     _check_keys(
         f"{where}.spread", audit["spread"], dict.fromkeys(("shifted", "plain", "unshifted"), float)
     )
-    _check_keys(f"{where}.references", audit["references"], {"shifted": list, "unshifted": list})
     for name, value in audit["closeness"].items():
         _check_number(f"{where}.closeness.{name}", value, optional=True)
     for name in ("gain", "gain_unshifted"):

@@ -82,6 +82,15 @@ def train_reference(task: Task, number: int) -> nn.Module:
     return train_fresh(task, task.scenario.retain, f"reference {number}", share=share).model
 
 
+def retrain_further(task: Task, number: int) -> nn.Module:
+    """Train one more of the retrained models whose mean an audit sets a method against.
+
+    `number` is from 2: the first is `retrain`. None of them is `retrain_again`, so that its row
+    stays a judgement of a model by others.
+    """
+    return train_fresh(task, task.scenario.retain, f"retrained {number}").model
+
+
 def train_fresh(task: Task, samples: Samples, purpose: str, *, share: float = 1.0) -> Outcome:
     """Train fresh weights on `samples`.
 

@@ -38,7 +38,12 @@ class Interrupted(KeyboardInterrupt):
 
 
 def run(
-    config: Config, out: str | Path, *, resume: bool = False, progress: Progress | None = None
+    config: Config,
+    out: str | Path,
+    *,
+    resume: bool = False,
+    progress: Progress | None = None,
+    scores: str | Path | None = None,
 ) -> dict[str, Any]:
     """Run an evaluation and write `results.json` after every seed.
 
@@ -51,6 +56,8 @@ def run(
             `results.previous.json` once the first seed is done.
         resume: go on with the seeds that the results file there lacks, if there is one.
         progress: called at the begin and the end of every step.
+        scores: folder whose `memorisation` subfolder keeps memorisation scores, so that runs on the
+            same training sets share them; None for `out`.
 
     Returns:
         The results, as written.
@@ -63,7 +70,7 @@ def run(
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     with _threads(config.threads):
-        return _run(config, out / RESULTS_NAME, resume, progress or unheard)
+        return _run(config, out / RESULTS_NAME, resume, progress or unheard, Path(scores or out))
 
 
 def environment() -> dict[str, Any]:
@@ -78,7 +85,9 @@ def environment() -> dict[str, Any]:
     }
 
 
-def _run(config: Config, path: Path, resume: bool, progress: Progress) -> dict[str, Any]:
+def _run(
+    config: Config, path: Path, resume: bool, progress: Progress, scores: Path
+) -> dict[str, Any]:
     resuming = resume and path.exists()
     results = _resumed(config, path) if resuming else _assemble(config, environment(), [])
     try:
@@ -91,7 +100,7 @@ def _run(config: Config, path: Path, resume: bool, progress: Progress) -> dict[s
                 seed,
                 progress,
                 warm_up=seed == missing[0],
-                folder=path.parent,
+                folder=scores,
             )
             if config.save_models:
                 models = path.parent / "models"

@@ -281,7 +281,7 @@ AUDIT_METRICS: tuple[Metric, ...] = (
         "(P(w₀, G(Dᵤ)) − P(w₁, G(Dᵤ))) / (P(w₀, G(Dᵤ)) − P(w*, G(Dᵤ)))",
         "ours",
         "0 for the original model, 1 where as much is forgotten as by retraining, above 1 where "
-        "more is.",
+        "more is. P(w*, ·) is the mean of several retrained models where the audit trained them.",
         AUDIT,
         decimals=2,
     ),

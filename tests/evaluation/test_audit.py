@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import json
 import math
 import os
@@ -55,6 +56,7 @@ def audit_config(**changes: Any) -> dict[str, Any]:
         "width": 8,
         "lr": 0.03,
         "references": [1],
+        "retrained": 2,
         "anchors": [0.5, 0.05],
     }
     return raw | changes
@@ -70,6 +72,7 @@ def audited(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, dict[str, An
 def test_the_block_gets_defaults_and_reads_back():
     config = parse_config(audit_config(spdgan={"epsilon": 0.2, "radius": None}))
     assert (config.spdgan.references, config.spdgan.batch_size) == ((1.0, 1.0, 0.33, 0.17), 64)
+    assert config.spdgan.retrained == 3
     assert config.spdgan.anchors == (0.5, 0.1, 0.02) and config.spdgan.gan.epsilon == 0.2
     assert parse_config(config.to_dict()) == config
     rows = {n: m.options["kept"] for n, m in config.methods.items() if "kept" in m.options}
@@ -95,6 +98,7 @@ def test_a_configuration_becomes_an_audit_once():
         ({"spdgan": {"references": 2}}, ["spdgan.references", "list", "2"]),
         ({"spdgan": {"references": []}}, ["spdgan.references", "[]"]),
         ({"spdgan": {"references": [0.5, 0.0]}}, ["spdgan.references", "above 0", "[0.5, 0.0]"]),
+        ({"spdgan": {"retrained": 0}}, ["spdgan.retrained", "at least 1", "0"]),
         ({"spdgan": {"batch_size": 1.5}}, ["spdgan.batch_size", "whole number", "1.5"]),
         ({"spdgan": {"epsilon": -0.1}}, ["spdgan:", "epsilon", "-0.1"]),
         ({"spdgan": {"epsilon": None}}, ["spdgan.epsilon", "number", "None"]),
@@ -133,20 +137,36 @@ def test_figures_fit_together(audited):
     _, results = audited
     for entry in results["runs"]:
         methods = {name: m["metrics"] for name, m in entry["methods"].items()}
-        first, aim = methods["original"], methods["retrain"]
+        first, retrained = methods["original"], entry["audit"]["retrained"]
+        aim = {data: sum(found) / len(found) for data, found in retrained.items()}
+        assert [len(found) for found in retrained.values()] == [2, 2]
+        keys = ("forget_accuracy", "unshifted_forget_accuracy")
+        own = methods["retrain"]
+        assert [own[key] for key in keys] == [retrained[d][0] for d in ("shifted", "unshifted")]
+        spread = {
+            data: first[key] - aim[data]
+            for key, data in zip(keys, ("shifted", "unshifted"), strict=True)
+        }
         for own in methods.values():
             assert set(own) == {*METRICS, *AUDIT_METRICS}
             degree = first["forget_accuracy"] - own["forget_accuracy"]
             assert own["unlearning_degree"] == pytest.approx(degree)
             plain = first["unshifted_forget_accuracy"] - own["unshifted_forget_accuracy"]
             assert own["unshifted_degree"] == pytest.approx(plain)
+            for key, data, lost in (
+                ("unlearning_degree_normalised", "shifted", degree),
+                ("unshifted_degree_normalised", "unshifted", plain),
+            ):
+                if own[key] is not None:
+                    assert own[key] == pytest.approx(lost / spread[data])
         assert first["unlearning_degree"] == 0.0
         said = entry["audit"]
-        assert said["spread"]["shifted"] == pytest.approx(aim["unlearning_degree"])
-        assert said["spread"]["unshifted"] == pytest.approx(aim["unshifted_degree"])
+        assert said["spread"]["shifted"] == pytest.approx(spread["shifted"])
+        assert said["spread"]["unshifted"] == pytest.approx(spread["unshifted"])
         order = ["original", "partly_retrained_0.5", "partly_retrained_0.05", "retrain"]
         assert said["anchors"]["order"] == order
-        degrees = [methods[name]["unlearning_degree"] for name in order]
+        degrees = [methods[name]["unlearning_degree"] for name in order[:-1]]
+        degrees.append(spread["shifted"])
         assert said["anchors"]["degrees"] == pytest.approx(degrees)
         wrong = [[order[i], order[j]] for i, j in out_of_order(said["anchors"]["degrees"])]
         assert said["anchors"]["out_of_order"] == wrong
@@ -204,15 +224,20 @@ def test_references_have_seeds_of_their_own_and_see_the_retain_set_alone(digits,
     labels: list[str] = []
     instrument = audit.make_instrument(task, silent_step(labels))
     assert labels == [
-        "Reference model 1", "Reference model 2", "SPD-GAN", "Original on unshifted data",
+        "Reference model 1", "Reference model 2", "SPD-GAN", "Retrained model 2",
+        "Original on unshifted data",
     ]  # fmt: skip
+    assert len(labels) == audit.extra_steps(task.config)
     retain, everything = len(task.scenario.retain), len(task.scenario.retain.y) + 143
     assert seen == [
-        (retain, "reference 1", 1.0), (retain, "reference 2", 0.5), (everything, "original", 1.0),
+        (retain, "reference 1", 1.0), (retain, "reference 2", 0.5), (retain, "retrained 2", 1.0),
+        (everything, "original", 1.0),
     ]  # fmt: skip
-    models = [*instrument.references, METHODS["retrain"].run(task, None).model]
+    own = [METHODS[name].run(task, None).model for name in ("retrain", "retrain_again")]
+    models = [*instrument.references, *instrument.retrained, *own]
     first = [model.hidden.weight for model in models]
-    assert not any(torch.equal(first[i], first[j]) for i, j in ((0, 1), (0, 2), (1, 2)))
+    assert len(first) == 5
+    assert not any(torch.equal(a, b) for a, b in itertools.combinations(first, 2))
     plain = build_model("small_cnn", 8, 10, seed=derive_seed(3, "original", "weights"))
     assert torch.equal(instrument.plain.hidden.weight, plain.hidden.weight)
 
@@ -272,6 +297,8 @@ def put(place: dict[str, Any], path: str, value: Any) -> None:
     [
         ("gain", "12", "gain must be a finite number"),
         ("gain", None, "reason for null gains only"),
+        ("retrained.shifted", 0.2, "retrained.shifted must be list"),
+        ("retrained.other", [], "other"),
         ("fit.steps", "4", "fit.steps must be int"),
         ("closeness.l2", math.nan, "closeness.l2 must be a finite number"),
         ("anchors.in_order", 1, "anchors.in_order must be bool"),
@@ -289,6 +316,13 @@ def test_a_broken_audit_is_refused_by_name(audited, path, value, words):
     with pytest.raises(ResultsError) as caught:
         validate(results)
     assert words in str(caught.value)
+
+
+def test_a_file_from_before_several_retrained_models_is_readable(audited):
+    results = copy.deepcopy(audited[1])
+    for entry in results["runs"]:
+        del entry["audit"]["retrained"]
+    validate(results)
 
 
 def test_audit_figures_belong_to_audits_alone(audited):

@@ -10,7 +10,7 @@ import pytest
 pytest.importorskip("sklearn")
 
 from benchmarks.study import baselines, cells  # noqa: E402
-from benchmarks.study.baselines import ROOT, SETTINGS, chosen, named  # noqa: E402
+from benchmarks.study.baselines import RESNET8, ROOT, SEARCHES, SMALL_CNN, chosen, named  # noqa: E402
 from fastunlearn.evaluation.methods import METHODS  # noqa: E402
 from fastunlearn.evaluation.results import read_results  # noqa: E402
 from fastunlearn.report.view import View  # noqa: E402
@@ -23,11 +23,13 @@ def registered() -> Iterator[None]:
         yield
 
 
-def test_the_settings_are_valid_and_named_once() -> None:
-    names = [name for _, name, _ in named()]
-    assert len(set(names)) == len(names) == sum(map(len, SETTINGS.values()))
-    methods = baselines.cell().config.methods
-    for kind, name, options in named():
+@pytest.mark.parametrize("model", SEARCHES)
+def test_the_settings_are_valid_and_named_once(model: str) -> None:
+    settings = SEARCHES[model]
+    names = [name for _, name, _ in named(settings)]
+    assert len(set(names)) == len(names) == sum(map(len, settings.values()))
+    methods = baselines.cell(model).config.methods
+    for kind, name, options in named(settings):
         assert methods[name].kind == kind
         given = methods[name].options
         assert {key: given[key] for key in options} == options
@@ -35,5 +37,7 @@ def test_the_settings_are_valid_and_named_once() -> None:
 
 
 def test_the_study_takes_what_the_rule_takes() -> None:
-    view = View(read_results(ROOT / "docs/results/study-baselines.json"))
-    assert chosen(view) == {kind: cells.METHODS[kind] for kind in SETTINGS}
+    found = View(read_results(ROOT / "docs/results/study-baselines.json"))
+    assert chosen(found, SMALL_CNN) == {kind: cells.METHODS[kind] for kind in SMALL_CNN}
+    found = View(read_results(ROOT / "docs/results/study-baselines-resnet8.json"))
+    assert chosen(found, RESNET8) == {kind: cells.RESNET8[kind] for kind in RESNET8}

@@ -42,7 +42,13 @@ def tiny(**changes: Any) -> Config:
         "seeds": [3],
         "train": {"epochs": 3, "lr": 0.003},
         "methods": {},
-        "spdgan": {"max_steps": 20, "width": 8, "references": [1, 0.5], "anchors": []},
+        "spdgan": {
+            "max_steps": 20,
+            "width": 8,
+            "references": [1, 0.5],
+            "retrained": 2,
+            "anchors": [],
+        },
     }
     return parse_config(raw | changes)
 

@@ -55,7 +55,9 @@ class Stub:
         self.template = template
         self.calls: list[tuple[tuple[int, ...], bool]] = []
 
-    def __call__(self, config: Config, folder: Path, *, resume: bool) -> dict[str, Any]:
+    def __call__(
+        self, config: Config, folder: Path, *, resume: bool, scores: Path
+    ) -> dict[str, Any]:
         self.calls.append((config.seeds, resume))
         (entry,) = self.template["runs"]
         runs = [{**entry, "seed": seed} for seed in config.seeds]
@@ -110,10 +112,10 @@ def test_an_interrupted_cell_goes_on_where_it_stopped(plan: Plan, stub: Stub) ->
     class StopError(Exception):
         """The machine goes down."""
 
-    def fails_at_4(config: Config, folder: Path, *, resume: bool) -> dict[str, Any]:
+    def fails_at_4(config: Config, folder: Path, *, resume: bool, scores: Path) -> dict[str, Any]:
         if 4 in config.seeds:
             raise StopError
-        return stub(config, folder, resume=resume)
+        return stub(config, folder, resume=resume, scores=scores)
 
     with pytest.raises(StopError):
         run_cell(tiny(), plan, run=fails_at_4)
