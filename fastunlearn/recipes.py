@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.optim.lr_scheduler import CosineAnnealingLR
 
 from fastunlearn._loop import LossFn, length_of
 from fastunlearn.repair import Repair, check_number
@@ -36,7 +37,7 @@ class Recipe:
         teacher_passes: passes over the retain loader that a perturbed teacher takes before it
             teaches, >= 0, see `Repair.teacher_steps`; rounded like `passes`.
         lr: learning rate of Adam.
-        teacher_lr: that of the teacher's passes.
+        teacher_lr: that of the teacher's passes, where it falls to 0 along half a cosine.
         masked: update the selected parameters alone.
 
     Example:
@@ -51,7 +52,7 @@ class Recipe:
     passes: float = 1.0
     teacher_passes: float = 0.0
     lr: float = 1e-3
-    teacher_lr: float = 2e-3
+    teacher_lr: float = 4e-3
     masked: bool = False
 
     def __post_init__(self) -> None:
@@ -82,13 +83,15 @@ class Recipe:
         def steps(passes: float) -> int | None:
             return None if batches is None else max(1, round(passes * batches))
 
+        lesson = (steps(self.teacher_passes) or 0) if self.teacher_passes else 0
         return Repair(
             epochs=math.ceil(self.passes),
             max_steps=steps(self.passes),
             distill=self.distill,
             teacher=self.teacher,
-            teacher_steps=(steps(self.teacher_passes) or 0) if self.teacher_passes else 0,
+            teacher_steps=lesson,
             teacher_optimizer=functools.partial(torch.optim.Adam, lr=self.teacher_lr),
+            teacher_scheduler=functools.partial(CosineAnnealingLR, T_max=max(1, lesson)),
             masked=self.masked,
             optimizer=functools.partial(torch.optim.Adam, lr=self.lr),
         )

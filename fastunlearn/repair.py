@@ -15,6 +15,7 @@ __all__ = ["Repair", "RepairOutcome", "default_optimizer"]
 
 _DIVERGENCES = ("js", "jeffreys")
 _TEACHERS = ("original", "perturbed")
+_FACTORIES = ("optimizer", "teacher_optimizer", "scheduler", "teacher_scheduler", "stop_when")
 
 
 def default_optimizer(parameters: Iterable[Tensor]) -> torch.optim.Optimizer:
@@ -68,8 +69,9 @@ class Repair:
             teaches, >= 0, not counted in ``epochs`` and ``max_steps``. Normalisation layers follow
             the retain set meanwhile, and the teacher keeps the statistics (``masked``: no buffer
             changes).
-        teacher_optimizer: Factory of the optimiser of these steps; None: ``optimizer``. It has no
-            scheduler; ``clip_grad_norm`` applies to it too.
+        teacher_optimizer: Factory of the optimiser of these steps; None: ``optimizer``.
+            ``clip_grad_norm`` applies to it too, ``scheduler`` does not.
+        teacher_scheduler: Optional factory of its scheduler, used as ``scheduler`` is.
         masked: Update the selected parameters alone.
         optimizer: Factory, ``optimizer(parameters)`` -> torch optimiser over these or some of
             them. Called before the perturbation, so an optimiser that copies weights when it is
@@ -105,6 +107,7 @@ class Repair:
     teacher: str = "original"
     teacher_steps: int = 0
     teacher_optimizer: Callable[[list[nn.Parameter]], torch.optim.Optimizer] | None = None
+    teacher_scheduler: Callable[[torch.optim.Optimizer], Any] | None = None
     masked: bool = False
     optimizer: Callable[[list[nn.Parameter]], torch.optim.Optimizer] = default_optimizer
     scheduler: Callable[[torch.optim.Optimizer], Any] | None = None
@@ -142,7 +145,7 @@ class Repair:
             )
         if not isinstance(self.masked, bool):
             raise TypeError(f"Repair: masked must be a bool, got {type(self.masked).__name__}")
-        for name in ("optimizer", "teacher_optimizer", "scheduler", "stop_when"):
+        for name in _FACTORIES:
             value = getattr(self, name)
             if not callable(value) and not (value is None and name != "optimizer"):
                 raise TypeError(f"Repair: {name} must be callable, got {type(value).__name__}")
@@ -160,7 +163,8 @@ class Repair:
             teacher_steps=0,
             optimizer=self.teacher_optimizer or self.optimizer,
             teacher_optimizer=None,
-            scheduler=None,
+            scheduler=self.teacher_scheduler,
+            teacher_scheduler=None,
             patience=None,
             stop_when=None,
         )

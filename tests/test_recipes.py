@@ -85,6 +85,6 @@ def test_the_named_recipes() -> None:
     repair = RECOMMENDED.repair(100)
     assert (repair.teacher, repair.teacher_steps, repair.max_steps) == ("perturbed", 200, 150)
     assert repair.teacher_optimizer is not None and repair.of_teacher() is not None
-    assert repair.of_teacher().to_dict()["optimizer"] == "torch.optim.adam.Adam(lr=0.002)"
+    assert repair.of_teacher().to_dict()["optimizer"] == "torch.optim.adam.Adam(lr=0.004)"
     assert repair.to_dict()["optimizer"] == "torch.optim.adam.Adam(lr=0.001)"
     assert (PEER.strategy.k, PEER.strategy.std, PEER.distill) == (0.01, 0.1, 0.1)

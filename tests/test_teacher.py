@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -11,8 +12,11 @@ from repair_cases import FORGET, RETAIN, SGD, STILL, changed, copies, network, r
 from torch import Tensor, nn
 
 from fastunlearn.divergence import jensen_shannon
+from fastunlearn.evaluation.one_seed import counted_steps
 from fastunlearn.repair import Repair
 from fastunlearn.strategies import TopK
+
+HALVING = functools.partial(torch.optim.lr_scheduler.StepLR, step_size=1, gamma=0.5)
 
 
 def test_a_perturbed_teacher_changes_places_with_the_model() -> None:
@@ -65,14 +69,17 @@ def test_a_perturbed_teacher_leaves_a_sparse_patch_where_masked() -> None:
     assert any(bool(diff.any()) for diff in changed(model, before).values())
 
 
-def test_a_perturbed_teacher_learns_before_it_teaches() -> None:
+@pytest.mark.parametrize("scheduler", [None, HALVING])
+def test_a_perturbed_teacher_learns_before_it_teaches(scheduler: Any) -> None:
     """It is what a plain repair of as many steps makes of the perturbed model; w starts at w0."""
     strategy, model, teacher = TopK(0.3, std=1.0), network(), network()
     before = copies(model)
     buffers = {name: value.clone() for name, value in model.named_buffers()}
-    run(teacher, strategy, repair=Repair(epochs=2, max_steps=5, distill=0.0, optimizer=SGD))
+    plain = Repair(epochs=2, max_steps=5, distill=0.0, optimizer=SGD, scheduler=scheduler)
+    run(teacher, strategy, repair=plain)
     calls: list[tuple[str, int, int | None]] = []
     how = {"teacher": "perturbed", "teacher_steps": 5, "teacher_optimizer": SGD}
+    how["teacher_scheduler"] = scheduler
     repair = Repair(distill=1.0, optimizer=STILL, **how)
     result = run(model, strategy, repair=repair, progress=lambda *call: calls.append(call))
     assert not any(bool(diff.any()) for diff in changed(model, before).values())
@@ -146,7 +153,20 @@ def test_a_teacher_may_make_and_resize_buffers() -> None:
     assert len(result.teacher_history) == 2 and math.isfinite(result.history[0]["loss"])
 
 
-def test_a_lesson_has_no_scheduler() -> None:
+def test_lesson_and_repair_are_the_same_bits_from_the_same_seed_and_counted() -> None:
+    """Dropout draws in both; the study counts the steps of both."""
+    options = {"teacher": "perturbed", "teacher_steps": 4, "distill": 1.0, "optimizer": SGD}
+    states = []
+    for seed in (0, 0, 1):
+        model = nn.Sequential(network(), nn.Dropout(0.5))
+        with counted_steps() as steps:
+            run(model, repair=Repair(max_steps=3, **options), seed=seed)
+        assert steps() == 4 + 3
+        states.append(torch.cat([p.detach().flatten() for p in model.parameters()]))
+    assert torch.equal(states[0], states[1]) and not torch.equal(states[0], states[2])
+
+
+def test_a_lesson_has_a_scheduler_of_its_own_alone() -> None:
     """One with a horizon of its own would raise, or go wrong, in a lesson of another length."""
     once = functools.partial(torch.optim.lr_scheduler.OneCycleLR, max_lr=0.1, total_steps=2)
     options = {"teacher": "perturbed", "teacher_steps": 6, "distill": 1.0, "max_steps": 2}

@@ -9,7 +9,7 @@ from typing import Any
 from benchmarks.methods import register_all
 from fastunlearn.evaluation.config import Config, parse_config
 
-SEEDS = (70, 71, 72, 73, 74)
+SEEDS = (80, 81, 82, 83, 84)
 """The reported seeds. No setting was chosen on any of them."""
 
 SCENARIOS: dict[str, dict[str, Any]] = {
@@ -21,16 +21,14 @@ SCENARIOS: dict[str, dict[str, Any]] = {
     "memorised": {"kind": "memorised", "fraction": 0.1, "models": 10},
 }
 
-# Of other people's methods the options that `benchmarks.study.baselines` found; of the recipe with
-# Random-k the K that its own search found best.
+# Of other people's methods the options that `benchmarks.study.baselines` found.
 METHODS: dict[str, Any] = {
     "retrain_again": {},
     "recipe": {"label": "Recommended recipe"},
     "recipe_random": {
         "kind": "recipe",
-        "label": "Recipe, Random-k, K = 70 %",
+        "label": "Recipe, Random-k",
         "select": "random_k",
-        "k": 0.7,
     },
     "top_k": {"label": "Top-K, K = 1 %", "k": 0.01},
     "random_k": {"label": "Random-k, K = 1 %", "k": 0.01},

@@ -105,9 +105,9 @@ def check_configs() -> dict[str, Config]:
 
 
 def checked(config: Config) -> Config:
-    """Return the configuration with the checked methods alone, and without partial retraining."""
+    """Return the configuration with the checked methods alone, and without further retraining."""
     methods = {name: config.methods[name] for name in ("retrain", *CHECKED)}
-    audit = None if config.spdgan is None else replace(config.spdgan, anchors=())
+    audit = None if config.spdgan is None else replace(config.spdgan, anchors=(), retrained=1)
     return replace(config, methods=methods, spdgan=audit)
 
 

@@ -111,7 +111,9 @@ def _attack_table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
         "Per-example attack (U-LiRA) on examples to forget: area under the ROC curve and "
         "true-positive rates with 95 % intervals, `*` where the false-positive rate is finer than "
         "the examples resolve; the AUC on kept examples; the epsilon score of the NeurIPS 2023 "
-        f"challenge with its forgetting quality. Strength: {strength}.",
+        f"challenge with its forgetting quality. Strength: {strength}. The intervals take the "
+        "answers of all shadow models as independent; they share examples, so in truth the "
+        "intervals are wider.",
         "",
     ]
     header = ["method", "AUC, forget"]
