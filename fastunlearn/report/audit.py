@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from fastunlearn.evaluation.anchors import out_of_order
 from fastunlearn.report.definitions import metric_for
 from fastunlearn.report.reading import Finding, show
-from fastunlearn.report.view import Stat, View, finite, interval_of
+from fastunlearn.report.view import RETRAIN, Stat, View, finite, interval_of
 
 _DEGREE = metric_for("unlearning_degree")
 _SHARE = metric_for("unshifted_forget_accuracy")
@@ -76,14 +76,14 @@ def anchor_failures(view: View) -> list[str]:
     for seed, audit in view.audits.items():
         for first, second in audit["anchors"]["out_of_order"]:
             where.setdefault((first, second), []).append(f"seed {seed}")
-    degrees = _anchor_degrees(view)
+    degrees = anchor_degrees(view)
     names = list(degrees)
     for i, j in out_of_order([stat.mean for stat in degrees.values()]) if degrees else ():
         where.setdefault((names[i], names[j]), []).append("mean over seeds")
     return [_pair_words(view, *pair, ", ".join(places)) for pair, places in where.items()]
 
 
-def _anchor_degrees(view: View) -> dict[str, Stat]:
+def anchor_degrees(view: View) -> dict[str, Stat]:
     """Return each anchor's degree over the seeds; that of `retrain` is all retrained models'."""
     rows: dict[str, list[float]] = {}
     for audit in view.audits.values():
@@ -151,11 +151,7 @@ def _reference_words(view: View) -> str:
 
 def _retrained_words(view: View) -> str | None:
     """Return how far apart the retrained models are whose mean is the aim; None of one alone."""
-    rows = {
-        seed: audit["retrained"]["shifted"]
-        for seed, audit in view.audits.items()
-        if len(audit.get("retrained", {}).get("shifted", ())) > 1
-    }
+    rows = _retrained_rows(view)
     if not rows:
         return None
     seeds = "; ".join(
@@ -167,6 +163,12 @@ def _retrained_words(view: View) -> str | None:
         f"is the first of them. What each gets of the shifted data, %: {seeds}. No unlearned model "
         "can be expected nearer to their mean than they are."
     )
+
+
+def _retrained_rows(view: View) -> dict[int, list[float]]:
+    """Return the accuracies on the shifted data of the seeds with several retrained models."""
+    found = {s: audit.get("retrained", {}).get("shifted", []) for s, audit in view.audits.items()}
+    return {seed: values for seed, values in found.items() if len(values) > 1}
 
 
 def _gain_words(own: Gain, unshifted: Gain) -> str:
@@ -187,8 +189,10 @@ def _gain_words(own: Gain, unshifted: Gain) -> str:
 
 
 def _anchor_words(view: View) -> str:
+    several = ", mean of all," if _retrained_rows(view) else ""
     series = ", ".join(
-        f"{view.label(m)} {show(_DEGREE, stat)}" for m, stat in _anchor_degrees(view).items()
+        f"{view.label(m)}{several if m == RETRAIN else ''} {show(_DEGREE, stat)}"
+        for m, stat in anchor_degrees(view).items()
     )
     failed = failure_sentence(view)
     if failed is not None:

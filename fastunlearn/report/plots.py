@@ -72,7 +72,8 @@ def _far_words(view: View, methods: list[str], keys: tuple[str, ...]) -> str:
 def _degree_caption(view: View) -> str:
     return (
         "Above the line the anchors, of which it is known how much they have forgotten: look for a "
-        "staircase from the original model at 0 to the retrained one at the dashed line. Below it "
+        "staircase from the original model at 0 to the retrained one at the dashed line, which is "
+        "the mean of all retrained models. Below it "
         "the methods: good is on the dashed line, farther left less is forgotten, farther right "
         f"more. {_far_words(view, degree_rows(view), DEGREES)}{_spread(view)}"
     )

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from fastunlearn.report.canvas import Board, short
@@ -138,15 +139,21 @@ def draw_accuracy(board: Board) -> Figure:
 
 
 def draw_panels(
-    board: Board, methods: Sequence[str], panels: Sequence[tuple[str, Metric]], *, first: int = 0
+    board: Board,
+    methods: Sequence[str],
+    panels: Sequence[tuple[str, Metric]],
+    *,
+    first: int = 0,
+    aims: Mapping[str, float] = MappingProxyType({}),
 ) -> Figure:
-    """Draw a panel for each figure and a row for each method, with the retrained mean marked.
+    """Draw a panel for each figure and a row for each method, with the aim marked.
 
     Args:
         board: What is drawn from and on.
         methods: The rows, from the top.
         panels: Titles and figures, side by side, or below each other on a narrow board.
         first: Rows above a thin line that sets them apart; 0 draws none.
+        aims: By figure, what is marked; the mean of the retrained model where nothing is given.
     """
     view, count = board.view, len(panels)
     height = _ROW_INCHES * len(methods) + 0.75
@@ -163,8 +170,9 @@ def draw_panels(
         if points:
             _set_limits(axes, limits(points, stats, metric), metric)
         reference = view.stat(RETRAIN, metric.key)
-        if reference is not None:
-            _mark(axes, reference.mean * metric.scale, board.paint.ink)
+        aim = aims.get(metric.key, None if reference is None else reference.mean)
+        if aim is not None:
+            _mark(axes, aim * metric.scale, board.paint.ink)
         if first:
             axes.axhline(first - 0.5, color=board.paint.muted, linewidth=0.8)
         _draw_rows(board, axes, methods, metric)

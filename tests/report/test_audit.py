@@ -137,3 +137,22 @@ def test_degree_plot_sets_the_anchors_apart() -> None:
     assert labels[0] == "Original" and labels[3] == "Retrained" and len(labels) == 9
     line = [ln for ln in figure.axes[0].lines if list(ln.get_ydata()) == [3.5, 3.5]]
     assert len(line) == 1
+
+
+def test_several_retrained_models_are_told_and_their_mean_is_the_aim() -> None:
+    results = make_audit(3)
+    assert "Retrained models" not in found(results)  # one alone, or a file from before
+    for run in results["runs"]:
+        audit = run["audit"]
+        audit["retrained"] = {"shifted": [0.30, 0.41], "unshifted": [0.95, 0.95]}
+        audit["anchors"]["degrees"][-1] = 0.625
+    said = found(results)
+    assert "Retrained, mean of all, 62.5 points" in said["Anchors"]
+    assert "seed 2: 30.0, 41.0." in said["Retrained models"]
+    with drawing(PRINT):
+        figure = draw_degree(Board(View(results), 9.6, PRINT))
+    aims = [
+        [ln.get_xdata()[0] for ln in axes.lines if list(ln.get_ydata()) == [0, 1]]
+        for axes in figure.axes
+    ]
+    assert [pytest.approx(x[0]) for x in aims] == [62.5, 1.0]
