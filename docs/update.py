@@ -86,6 +86,8 @@ def study_table() -> str:
 
     without = failed_seeds(View(results))
     runs = [run for run in results["runs"] if run["seed"] not in without]
+    if not runs:
+        return "The instrument failed on every seed; [docs/study.md](docs/study.md) says how."
     failed = [str(seed) for seed in without]
     spread = spans([100 * run["audit"]["spread"]["shifted"] for run in runs], 1)
     plain = spans([100 * run["audit"]["spread"]["plain"] for run in runs], 1)

@@ -6,10 +6,10 @@ is the setting of later work that implements the paper's method, kept for compar
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -83,6 +83,7 @@ class Recipe:
         def steps(passes: float) -> int | None:
             return None if batches is None else max(1, round(passes * batches))
 
+        adam = partial(partial, torch.optim.Adam)
         lesson = (steps(self.teacher_passes) or 0) if self.teacher_passes else 0
         return Repair(
             epochs=math.ceil(self.passes),
@@ -90,10 +91,10 @@ class Recipe:
             distill=self.distill,
             teacher=self.teacher,
             teacher_steps=lesson,
-            teacher_optimizer=functools.partial(torch.optim.Adam, lr=self.teacher_lr),
-            teacher_scheduler=functools.partial(CosineAnnealingLR, T_max=max(1, lesson)),
+            teacher_optimizer=adam(lr=self.teacher_lr) if lesson else None,
+            teacher_scheduler=partial(CosineAnnealingLR, T_max=lesson) if lesson else None,
             masked=self.masked,
-            optimizer=functools.partial(torch.optim.Adam, lr=self.lr),
+            optimizer=adam(lr=self.lr),
         )
 
     def unlearn(

@@ -71,7 +71,6 @@ class Repair:
             changes).
         teacher_optimizer: Factory of the optimiser of these steps; None: ``optimizer``.
             ``clip_grad_norm`` applies to it too, ``scheduler`` does not.
-        teacher_scheduler: Optional factory of its scheduler, used as ``scheduler`` is.
         masked: Update the selected parameters alone.
         optimizer: Factory, ``optimizer(parameters)`` -> torch optimiser over these or some of
             them. Called before the perturbation, so an optimiser that copies weights when it is
@@ -84,6 +83,8 @@ class Repair:
             by more than ``min_delta``. The last weights are kept, not the best.
         min_delta: See ``patience``; >= 0.
         stop_when: Optional ``stop_when(entry)`` -> bool, called with each epoch's history entry.
+        teacher_scheduler: Optional factory of a scheduler for ``teacher_optimizer``, used as
+            ``scheduler`` is.
 
     Raises:
         TypeError, ValueError: If a field is not what is described above.
@@ -107,7 +108,6 @@ class Repair:
     teacher: str = "original"
     teacher_steps: int = 0
     teacher_optimizer: Callable[[list[nn.Parameter]], torch.optim.Optimizer] | None = None
-    teacher_scheduler: Callable[[torch.optim.Optimizer], Any] | None = None
     masked: bool = False
     optimizer: Callable[[list[nn.Parameter]], torch.optim.Optimizer] = default_optimizer
     scheduler: Callable[[torch.optim.Optimizer], Any] | None = None
@@ -116,6 +116,7 @@ class Repair:
     patience: int | None = None
     min_delta: float = 0.0
     stop_when: Callable[[dict[str, Any]], bool] | None = None
+    teacher_scheduler: Callable[[torch.optim.Optimizer], Any] | None = None
 
     def __post_init__(self) -> None:
         """Validate every field."""

@@ -87,4 +87,9 @@ def test_the_named_recipes() -> None:
     assert repair.teacher_optimizer is not None and repair.of_teacher() is not None
     assert repair.of_teacher().to_dict()["optimizer"] == "torch.optim.adam.Adam(lr=0.004)"
     assert repair.to_dict()["optimizer"] == "torch.optim.adam.Adam(lr=0.001)"
+    falling = repair.to_dict()["teacher_scheduler"]
+    assert falling == "torch.optim.lr_scheduler.CosineAnnealingLR(T_max=200)"
+    assert repair.scheduler is None and repair.of_teacher().scheduler is not None
+    without = PEER.repair(100)
+    assert without.teacher_optimizer is None and without.teacher_scheduler is None
     assert (PEER.strategy.k, PEER.strategy.std, PEER.distill) == (0.01, 0.1, 0.1)

@@ -166,7 +166,7 @@ def test_lesson_and_repair_are_the_same_bits_from_the_same_seed_and_counted() ->
     assert torch.equal(states[0], states[1]) and not torch.equal(states[0], states[2])
 
 
-def test_a_lesson_has_a_scheduler_of_its_own_alone() -> None:
+def test_a_lesson_does_not_follow_the_repairs_scheduler() -> None:
     """One with a horizon of its own would raise, or go wrong, in a lesson of another length."""
     once = functools.partial(torch.optim.lr_scheduler.OneCycleLR, max_lr=0.1, total_steps=2)
     options = {"teacher": "perturbed", "teacher_steps": 6, "distill": 1.0, "max_steps": 2}

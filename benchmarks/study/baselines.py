@@ -1,6 +1,6 @@
 """The search behind the options that other people's methods have in the study.
 
-    python -m benchmarks.study.baselines [small_cnn | resnet8]
+    python -m benchmarks.study.baselines [--model small_cnn]
 
 For each model of the study an audit of a few settings of each method that it is compared with, on
 seeds that nothing is reported on; the results are in docs/results/study-baselines*.json. Rule: of
@@ -119,8 +119,9 @@ def search(model: str) -> None:
 def main() -> None:
     """Search for the models given, or for all."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.study.baselines")
-    parser.add_argument("model", nargs="*", choices=[*SEARCHES, []], help="all where none is given")
-    for model in parser.parse_args().model or SEARCHES:
+    parser.add_argument("--model", choices=SEARCHES, help="all where none is given")
+    given = parser.parse_args().model
+    for model in [given] if given else SEARCHES:
         search(model)
 
 

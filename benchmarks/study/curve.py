@@ -28,7 +28,6 @@ import argparse
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 import torch
@@ -36,7 +35,7 @@ from torch import nn
 
 from benchmarks.study.cells import SCENARIOS, SEEDS, TRAIN
 from benchmarks.study.resumable import add, begin
-from fastunlearn.evaluation.audit import gain
+from fastunlearn.evaluation.audit import gain, mean_accuracy
 from fastunlearn.evaluation.config import Config, parse_config
 from fastunlearn.evaluation.data import DATASETS, Samples, TensorLoader, derive_seed, joined
 from fastunlearn.evaluation.one_seed import make_task
@@ -95,7 +94,7 @@ def share(task: Task) -> Shared:
     further = (retrain_further(task, number) for number in range(2, audit.retrained + 1))
     retrained = (first, *further)
     plain = train_fresh(task, joined(scenario.forget, scenario.retain), "original").model
-    spread = _accuracy(plain, scenario.forget) - _mean_accuracy(retrained, scenario.forget)
+    spread = _accuracy(plain, scenario.forget) - mean_accuracy(retrained, scenario.forget)
     return Shared(task, references, retrained, spread)
 
 
@@ -107,9 +106,7 @@ def point(shared: Shared, epsilon: float) -> dict[str, Any]:
     fit = gan.fit(TensorLoader(task.scenario.forget, audit.batch_size), shared.references)
     scenario = shifted(task.scenario, gan.perturb)
     original = train_fresh(task, joined(scenario.forget, scenario.retain), "original").model
-    spread = _accuracy(original, scenario.forget) - _mean_accuracy(
-        shared.retrained, scenario.forget
-    )
+    spread = _accuracy(original, scenario.forget) - mean_accuracy(shared.retrained, scenario.forget)
     return {
         "seed": task.seed,
         "epsilon": epsilon,
@@ -186,10 +183,6 @@ def smallest_useful_epsilon(
         if row["gain"] is not None and row["gain"] >= least_gain:
             useful.setdefault(row["epsilon"], set()).add(row["seed"])
     return min((epsilon for epsilon, found in useful.items() if found == seeds), default=None)
-
-
-def _mean_accuracy(models: Iterable[nn.Module], samples: Samples) -> float:
-    return fmean(_accuracy(model, samples) for model in models)
 
 
 def _accuracy(model: nn.Module, samples: Samples) -> float:

@@ -9,13 +9,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.study import checks, curve
 from benchmarks.study.curve import LEAST_GAIN, smallest_useful_epsilon
 from benchmarks.study.plots import draw_curve
 from benchmarks.study.tables import folded, table
 
 CURVE, CHECKS = "curve.json", "checks.json"
 CURVE_PICTURE = "study-curve.png"
-_SCHEMAS = {CURVE: "fastunlearn.study.curve/1", CHECKS: "fastunlearn.study.checks/2"}
+_SCHEMAS = {CURVE: curve.SCHEMA, CHECKS: checks.SCHEMA}
 _NOT_RUN = ["Not run.", ""]
 
 

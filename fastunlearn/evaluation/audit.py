@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
+import torch
 from torch import nn
 
 from fastunlearn._loop import ProgressHook
@@ -113,25 +113,47 @@ def save_instrument(instrument: Instrument, folder: Path) -> None:
     figure.savefig(folder / "pictures" / f"{name}.png", dpi=160, metadata={"Software": None})
 
 
-def audit_entry(instrument: Instrument, outcomes: Mapping[str, Outcome]) -> dict[str, Any]:
+def mean_accuracy(models: Sequence[nn.Module], samples: Samples) -> float:
+    """Return the mean accuracy of some models: right answers over all answers.
+
+    One division, so that models of equal accuracy have exactly that mean: a mean of quotients may
+    miss it by a rounding, and a spread of 0 then passes for one that is not.
+    """
+    logits = torch.cat([predict(model, samples) for model in models])
+    return accuracy(logits, samples.y.repeat(len(models)))
+
+
+def aim(instrument: Instrument, outcomes: Mapping[str, Outcome]) -> tuple[float, float]:
+    """Return the retrained models' mean accuracy on the shifted and the unshifted forget set."""
+    scenario = instrument.task.scenario
+    assert scenario.unshifted_forget is not None  # an instrument's task is shifted
+    models = (outcomes["retrain"].model, *instrument.retrained)
+    return (
+        mean_accuracy(models, scenario.forget),
+        mean_accuracy(models, scenario.unshifted_forget),
+    )
+
+
+def audit_entry(
+    instrument: Instrument, outcomes: Mapping[str, Outcome], aims: tuple[float, float]
+) -> dict[str, Any]:
     """Return what the results file says of the instrument: see docs/results.md.
 
     Gains [paper: the idea; ours: `plain`]: the spread between original and retrained model on the
     shifted forget set, over the same spread on the unshifted one. For `gain` the latter is that of
     the plain original model, which did learn the unshifted data: the fair comparison, and the
-    smaller gain. For `gain_unshifted` it is that of the audit's own original model. Of the
-    retrained models it is the mean performance.
+    smaller gain. For `gain_unshifted` it is that of the audit's own original model. The retrained
+    models' part in each is `aims`, see `aim`.
     """
     scenario = instrument.task.scenario
     after, before = scenario.forget, scenario.unshifted_forget
     assert before is not None  # an instrument's task is shifted
     original = outcomes["original"].model
     retrained = _on_both((outcomes["retrain"].model, *instrument.retrained), after, before)
-    aim = {data: fmean(found) for data, found in retrained.items()}
     spread = {
-        "shifted": _accuracy(original, after) - aim["shifted"],
-        "plain": _accuracy(instrument.plain, before) - aim["unshifted"],
-        "unshifted": _accuracy(original, before) - aim["unshifted"],
+        "shifted": _accuracy(original, after) - aims[0],
+        "plain": _accuracy(instrument.plain, before) - aims[1],
+        "unshifted": _accuracy(original, before) - aims[1],
     }
     gains = {
         "gain": gain(spread["shifted"], spread["plain"]),
@@ -151,7 +173,7 @@ def audit_entry(instrument: Instrument, outcomes: Mapping[str, Outcome]) -> dict
         "spread": spread,
         **{name: _finite(value) for name, value in gains.items()},
         "undefined": {name: reason for name, reason in reasons.items() if reason is not None},
-        "anchors": _anchors(instrument.task, outcomes, aim["shifted"]),
+        "anchors": _anchors(instrument.task, outcomes, aims[0]),
     }
 
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from statistics import fmean
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from fastunlearn.evaluation.data import Samples, derive_seed
 from fastunlearn.evaluation.results import AUDIT_METRICS, METRICS
@@ -68,7 +67,7 @@ def measure(
     scenario: Scenario,
     *,
     seed: int,
-    retrained: Sequence[nn.Module] = (),
+    aim: tuple[float, float] | None = None,
 ) -> dict[str, Metrics]:
     """Measure every method of a run.
 
@@ -82,7 +81,8 @@ def measure(
         outcomes: by method name; must hold `original` and `retrain`.
         scenario: the sets of the run.
         seed: of the run.
-        retrained: an audit's retrained models beside `retrain`.
+        aim: in an audit, mean accuracy of its retrained models on the shifted and the unshifted
+            forget set; None outside.
 
     Returns:
         The metrics by method name.
@@ -104,8 +104,7 @@ def measure(
         }
         for name, outcome in outcomes.items()
     }
-    if scenario.unshifted_forget is not None:
-        aim = _aim((outcomes["retrain"].model, *retrained), scenario)
+    if aim is not None:
         for name, own in outputs.items():
             raw[name] |= _audit_metrics(own, outputs["original"], aim)
             raw[name] |= _step_metrics(outcomes[name], outcomes["retrain"])
@@ -163,17 +162,6 @@ def _accuracy_metrics(own: _Outputs, original: _Outputs, retrained: _Outputs) ->
         ),
         "unlearning_accuracy": unlearning_accuracy(own.on_forget),
     }
-
-
-def _aim(retrained: Sequence[nn.Module], scenario: Scenario) -> tuple[float, float]:
-    """Return the retrained models' mean accuracy on the shifted and the unshifted forget set."""
-    plain = scenario.unshifted_forget
-    assert plain is not None  # asked for in audits alone
-    shifted, unshifted = (
-        fmean(accuracy(predict(model, samples), samples.y) for model in retrained)
-        for samples in (scenario.forget, plain)
-    )
-    return shifted, unshifted
 
 
 def _audit_metrics(own: _Outputs, original: _Outputs, aim: tuple[float, float]) -> dict[str, float]:

@@ -18,6 +18,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 from fastunlearn._loop import ProgressHook
 from fastunlearn.evaluation.audit import (
     Instrument,
+    aim,
     audit_entry,
     extra_steps,
     make_instrument,
@@ -145,17 +146,18 @@ def run_seed(
     task = task if instrument is None else instrument.task
     outcomes = _run_methods(task, steps)
     with steps.step("Metrics"):
-        entry = _entry(task, outcomes, () if instrument is None else instrument.retrained)
-        if instrument is not None:
-            entry["audit"] = audit_entry(instrument, outcomes)
+        aims = None if instrument is None else aim(instrument, outcomes)
+        entry = _entry(task, outcomes, aims)
+        if instrument is not None and aims is not None:
+            entry["audit"] = audit_entry(instrument, outcomes, aims)
     entry["elapsed_seconds"] = time.perf_counter() - started
     return Seed(entry, outcomes["original"].model, instrument)
 
 
 def _entry(
-    task: Task, outcomes: dict[str, Outcome], retrained: tuple[nn.Module, ...]
+    task: Task, outcomes: dict[str, Outcome], aims: tuple[float, float] | None
 ) -> dict[str, Any]:
-    metrics = measure(outcomes, task.scenario, seed=task.seed, retrained=retrained)
+    metrics = measure(outcomes, task.scenario, seed=task.seed, aim=aims)
     reference_seconds = outcomes["retrain"].seconds
     return {
         "seed": task.seed,
@@ -230,7 +232,9 @@ def _memorisation(
         n_models=config.scenario.models,
         seed=derive_seed(seed, "memorisation"),
         folder=None if folder is None else folder / "memorisation",
-        key=json.dumps([config.model, dataclasses.asdict(settings)]),
+        key=json.dumps(
+            [config.model, dataclasses.asdict(settings), torch.__version__, torch.get_num_threads()]
+        ),
         progress=progress,
     ).scores
 

@@ -233,6 +233,9 @@ def _check_audit(where: str, audit: Any) -> None:
     _check_keys(where, audit, {**_AUDIT, **_RETRAINED} if several else _AUDIT)
     for name in ("references", "retrained") if several else ("references",):
         _check_keys(f"{where}.{name}", audit[name], {"shifted": list, "unshifted": list})
+        for data, values in audit[name].items():
+            for value in values:
+                _check_number(f"{where}.{name}.{data}", value, optional=False)
     _check_keys(f"{where}.anchors", audit["anchors"], _ANCHORS)
     _check_keys(f"{where}.fit", audit["fit"], {"steps": int, "stopped": str, "seconds": float})
     _check_keys(

@@ -160,8 +160,8 @@ def _retrained_words(view: View) -> str | None:
     )
     return (
         "Degree and gain take the mean performance of several retrained models, the row Retrained "
-        f"is the first of them. What each gets of the shifted data, %: {seeds}. No unlearned model "
-        "can be expected nearer to their mean than they are."
+        f"is the first of them. What each gets of the shifted data, %: {seeds}. A further "
+        "retrained model can be expected 1.4 times as far from their mean as each of them is."
     )
 
 

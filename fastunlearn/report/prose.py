@@ -57,7 +57,7 @@ AUDIT_METHOD = (
     ),
     (
         "Partly retrained models keep a share of the data to forget: their degree must lie between "
-        "the original and the retrained model's, in order.",
+        "the original and the retrained models', in order.",
         "ours",
     ),
 )

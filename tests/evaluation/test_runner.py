@@ -251,3 +251,7 @@ def test_memorised_examples_are_scored_once_and_kept(raw_config, tmp_path):
     second = run(parse_config(raw), tmp_path, progress=again.append)
     assert text(second) == text(first)
     assert not [e for e in again if e.label == "Memorisation scores" and e.part]
+    # another run on the same training set may share them
+    third = run(parse_config(raw), tmp_path / "other", progress=again.append, scores=tmp_path)
+    assert text(third) == text(first) and not (tmp_path / "other/memorisation").exists()
+    assert not [e for e in again if e.label == "Memorisation scores" and e.part]

@@ -19,7 +19,7 @@ from benchmarks.study import curve
 from benchmarks.study.cells import cells
 from benchmarks.study.curve import SCHEMA, curve_config, run, smallest_useful_epsilon
 from benchmarks.study.resumable import add, begin
-from fastunlearn.evaluation.audit import audit_entry, make_instrument
+from fastunlearn.evaluation.audit import aim, audit_entry, make_instrument
 from fastunlearn.evaluation.config import Config, parse_config
 from fastunlearn.evaluation.data import Samples, load_digits
 from fastunlearn.evaluation.methods import METHODS
@@ -93,7 +93,7 @@ def test_a_row_has_the_figures_of_an_audit_with_that_epsilon(samples, tmp_path):
         name: METHODS[name].run(instrument.task, config.methods[name])
         for name in ("original", "retrain")
     }
-    entry = audit_entry(instrument, outcomes)
+    entry = audit_entry(instrument, outcomes, aim(instrument, outcomes))
     assert (row["seed"], row["epsilon"]) == (3, 0.17)
     assert row["spread"] == entry["spread"]["shifted"]
     assert row["plain_spread"] == entry["spread"]["plain"]

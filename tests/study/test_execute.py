@@ -59,6 +59,7 @@ class Stub:
         self, config: Config, folder: Path, *, resume: bool, scores: Path
     ) -> dict[str, Any]:
         self.calls.append((config.seeds, resume))
+        assert scores == folder.parent  # shared by all cells
         (entry,) = self.template["runs"]
         runs = [{**entry, "seed": seed} for seed in config.seeds]
         results = {
