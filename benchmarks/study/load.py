@@ -49,8 +49,9 @@ class Found:
 
     @property
     def name(self) -> str:
-        """Title, and whether the forget set was shifted."""
-        return f"{self.title} ({'shifted' if self.shifted else 'plain'})"
+        """Title, and whether the forget set was shifted or the cell is a grid of settings."""
+        kind = "shifted" if self.shifted else "plain"
+        return f"{self.title} ({'sensitivity' if self.sensitivity else kind})"
 
     def _scenario(self) -> str:
         scenario = self.cell.config.scenario
