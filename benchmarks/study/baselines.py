@@ -117,7 +117,7 @@ def search(model: str) -> None:
 
 
 def main() -> None:
-    """Search for the models given, or for all."""
+    """Search for the model given, or for all."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.study.baselines")
     parser.add_argument("--model", choices=SEARCHES, help="all where none is given")
     given = parser.parse_args().model
