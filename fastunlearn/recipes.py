@@ -124,7 +124,7 @@ class Recipe:
 
 
 RECOMMENDED = Recipe(
-    TopK(0.9, rel_std=0.5, score="ratio", mode="replace"),
+    RandomK(0.7, rel_std=0.5, mode="replace"),
     teacher="perturbed",
     distill=2.0,
     passes=1.5,

@@ -108,6 +108,12 @@ def paired(retain: Batches, forget: Batches, epochs: int) -> Iterator[tuple[Any,
         yield from zip(retain, endless, strict=False)
 
 
+def joined(first: Any, second: Any) -> tuple[Tensor, Tensor]:
+    """Return two batches (x, y) as one, the first's examples first."""
+    x, y = (torch.cat(pair) for pair in zip(first, second, strict=True))
+    return x, y
+
+
 def kl_divergence(teacher: Tensor, student: Tensor) -> Tensor:
     """Return KL(softmax(teacher) || softmax(student)) in nats, the mean over a batch.
 

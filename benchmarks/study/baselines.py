@@ -52,8 +52,8 @@ SMALL_CNN: Settings = {
     "fisher_forgetting": [{}, {"lambda_sigma2": 1e-7}, {"lambda_sigma2": 1e-6}],
 }
 RESNET8: Settings = {
-    "random_labels": [{}, {"lr": 0.002}, {"lr": 0.003}],
-    "salun": [{}, {"lr": 0.002}, {"lr": 0.003}],
+    "random_labels": [{}, {"lr": 0.0003}, {"lr": 0.003}],
+    "salun": [{}, {"lr": 0.0003}, {"lr": 0.003}],
     "scrub": [{}, {"alpha": 0.1}, {"lr": 0.0003}],
 }
 SEARCHES = {"small_cnn": SMALL_CNN, "resnet8": RESNET8}

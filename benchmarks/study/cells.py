@@ -9,7 +9,7 @@ from typing import Any
 from benchmarks.methods import register_all
 from fastunlearn.evaluation.config import Config, parse_config
 
-SEEDS = (80, 81, 82, 83, 84)
+SEEDS = (90, 91, 92, 93, 94)
 """The reported seeds. No setting was chosen on any of them."""
 
 SCENARIOS: dict[str, dict[str, Any]] = {
@@ -25,11 +25,7 @@ SCENARIOS: dict[str, dict[str, Any]] = {
 METHODS: dict[str, Any] = {
     "retrain_again": {},
     "recipe": {"label": "Recommended recipe"},
-    "recipe_random": {
-        "kind": "recipe",
-        "label": "Recipe, Random-k",
-        "select": "random_k",
-    },
+    "recipe_top_k": {"kind": "recipe", "label": "Recipe, Top-K", "select": "top_k"},
     "top_k": {"label": "Top-K, K = 1 %", "k": 0.01},
     "random_k": {"label": "Random-k, K = 1 %", "k": 0.01},
     "fine_tune": {},
@@ -74,10 +70,13 @@ ONE_ANCHOR = {"anchors": [0.1]}
 TWO_ANCHORS = {"anchors": [0.1, 0.02]}
 """Fewer partly retrained models than an audit has by default, for time; the last tells the most."""
 
-SMALL_GRID = ("retrain_again", "recipe", "recipe_random", "top_k", "random_k", "fine_tune")
+SMALL_GRID = ("retrain_again", "recipe", "recipe_top_k", "top_k", "random_k", "fine_tune")
 """The methods that the ResNet is compared with: a training of it takes five times as long."""
 
-SENSITIVITY_K = (0.1, 0.3, 0.5, 0.9)
+PLAIN = {"mnist5k": ("random-10", "class", "memorised"), "digits": tuple(SCENARIOS)}
+"""The scenarios that are run on data as they are as well; on MNIST-5k fewer, for time."""
+
+SENSITIVITY_K = (0.1, 0.3, 0.7, 0.9)
 SENSITIVITY_SCALES = (0.25, 0.5, 1.0)
 
 
@@ -92,8 +91,8 @@ def cells() -> Iterator[Cell]:
         yield _cell("digits", "small_cnn", scenario)
     for scenario in rest:
         yield _cell("mnist5k", "small_cnn", scenario)
-    for dataset in ("mnist5k", "digits"):
-        for scenario in SCENARIOS:
+    for dataset, scenarios in PLAIN.items():
+        for scenario in scenarios:
             yield _cell(dataset, "small_cnn", scenario, shifted=False)
 
 

@@ -73,7 +73,7 @@ CHECKED = (
     "original",
     "retrain_again",
     "recipe",
-    "recipe_random",
+    "recipe_top_k",
     "top_k",
     "fine_tune",
     "salun",

@@ -17,7 +17,7 @@ LEVEL = 0.05
 LEAST_SEEDS = 3
 """Of fewer differences no interval is given: two that happen to be alike would tell anything."""
 _ALIKE = 1e-12  # rounding of differences that are equal
-PAIRS = (("recipe", "recipe_random"), ("top_k", "random_k"))
+PAIRS = (("recipe_top_k", "recipe"), ("top_k", "random_k"))
 
 
 @dataclass(frozen=True)

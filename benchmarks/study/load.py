@@ -14,7 +14,7 @@ from fastunlearn.report.view import View
 SENSITIVITY = "-sensitivity"
 _DATASETS = {"mnist5k": "MNIST-5k", "digits": "digits"}
 _MODELS = {"small_cnn": "small CNN", "resnet8": "ResNet-8"}
-OURS = ("recipe", "recipe_random")
+OURS = ("recipe", "recipe_top_k")
 """Rows of the recommended recipe; the other methods are baselines to it."""
 
 

@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.study.bar import DEGREE, TEST_LOSS, seeds_met, verdicts
+from benchmarks.study.bar import DEGREE, TEST_LOSS, accuracy_gaps, seeds_met, verdicts
 from benchmarks.study.contrast import DEGREE as DISTANCE
 from benchmarks.study.sensitivity import KINDS, Setting, grid
 from fastunlearn.report.canvas import PRINT, drawing, save_figure
 from fastunlearn.report.definitions import metric_for
 from fastunlearn.report.rows import limits
-from fastunlearn.report.view import RETRAIN, Stat, View, interval_of
+from fastunlearn.report.view import Stat, View, interval_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -27,12 +27,11 @@ _FREE = metric_for("unlearning_degree_normalised")  # without bounds
 
 
 def pareto_points(view: View) -> dict[str, tuple[Stat, Stat]]:
-    """Return degree* and test accuracy minus the retrained model's (points), by method."""
+    """Return degree* and test accuracy minus the retrained models' (points), by method."""
     points = {}
     for method in (*view.unlearned, *view.again):
         degree = view.stat(method, "unlearning_degree_normalised")
-        own, aim = view.values(method, "test_accuracy"), view.values(RETRAIN, "test_accuracy")
-        gap = interval_of([100.0 * (own[seed] - aim[seed]) for seed in own if seed in aim])
+        gap = interval_of([100.0 * value for value in accuracy_gaps(view, method).values()])
         if degree is not None and gap is not None:
             points[method] = (degree, gap)
     return points

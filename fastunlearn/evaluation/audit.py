@@ -149,7 +149,8 @@ def audit_entry(
     after, before = scenario.forget, scenario.unshifted_forget
     assert before is not None  # an instrument's task is shifted
     original = outcomes["original"].model
-    retrained = _on_both((outcomes["retrain"].model, *instrument.retrained), after, before)
+    models = (outcomes["retrain"].model, *instrument.retrained)
+    test = [_accuracy(model, scenario.test) for model in models]
     spread = {
         "shifted": _accuracy(original, after) - aims[0],
         "plain": _accuracy(instrument.plain, before) - aims[1],
@@ -169,7 +170,7 @@ def audit_entry(
         },
         "closeness": {name: _finite(value) for name, value in closeness.items()},
         "references": _on_both(instrument.references, after, before),
-        "retrained": retrained,
+        "retrained": {**_on_both(models, after, before), "test": test},
         "spread": spread,
         **{name: _finite(value) for name, value in gains.items()},
         "undefined": {name: reason for name, reason in reasons.items() if reason is not None},

@@ -36,7 +36,6 @@ from fastunlearn.repair import Repair
 from fastunlearn.strategies import RandomK, TopK
 from fastunlearn.unlearn import Result, unlearn
 
-assert isinstance(RECOMMENDED.strategy, TopK)  # whose score is a default below
 _STRATEGY = RECOMMENDED.strategy
 
 
@@ -72,8 +71,8 @@ class RecipeOptions:
         batch_size: examples in a batch of either set.
     """
 
-    select: str = "top_k"
-    score: str = _STRATEGY.score
+    select: str = "random_k"
+    score: str = "ratio"
     k: float = _STRATEGY.k
     rel_std: float = _STRATEGY.rel_std or 0.0
     mode: str = _STRATEGY.mode

@@ -232,10 +232,12 @@ def _check_audit(where: str, audit: Any) -> None:
     several = isinstance(audit, dict) and "retrained" in audit
     _check_keys(where, audit, {**_AUDIT, **_RETRAINED} if several else _AUDIT)
     for name in ("references", "retrained") if several else ("references",):
-        _check_keys(f"{where}.{name}", audit[name], {"shifted": list, "unshifted": list})
-        for data, values in audit[name].items():
+        tested = isinstance(audit[name], dict) and "test" in audit[name]  # not in earlier files
+        data = ("shifted", "unshifted", "test") if tested else ("shifted", "unshifted")
+        _check_keys(f"{where}.{name}", audit[name], dict.fromkeys(data, list))
+        for part, values in audit[name].items():
             for value in values:
-                _check_number(f"{where}.{name}.{data}", value, optional=False)
+                _check_number(f"{where}.{name}.{part}", value, optional=False)
     _check_keys(f"{where}.anchors", audit["anchors"], _ANCHORS)
     _check_keys(f"{where}.fit", audit["fit"], {"steps": int, "stopped": str, "seconds": float})
     _check_keys(

@@ -237,3 +237,14 @@ def test_options_are_validated(name: str, field: str, value: float) -> None:
     options_type = CORES[name][1]
     with pytest.raises(ConfigError, match=rf"{options_type.__name__}\.{field} must be .*, got "):
         options_type(**{field: value})
+
+
+def test_random_labels_join_both_batches() -> None:
+    """Batch norm must see forget and retain examples at once, not one set after the other."""
+    sizes: list[int] = []
+    model = network()
+    hook = lambda module, args: sizes.append(len(args[0]))  # noqa: E731
+    handle = model.register_forward_pre_hook(hook)
+    run("random_labels", model, FORGET, RETAIN)
+    handle.remove()
+    assert sizes[0] == len(next(iter(FORGET))[0]) + len(next(iter(RETAIN))[0])

@@ -20,7 +20,7 @@ LEVELS: dict[str, dict[str, float]] = {
     "partly_retrained_0.1": {"degree": 0.6, "steps": 1.0},
     "partly_retrained_0.02": {"degree": 0.9, "steps": 1.0},
     "recipe": {"degree": 1.02, "js": 0.05, "gap": 0.02},
-    "recipe_random": {"degree": 0.7, "js": 0.09, "gap": 0.06},
+    "recipe_top_k": {"degree": 0.7, "js": 0.09, "gap": 0.06},
     "gradient_ascent": {"degree": 0.9, "test": 0.70, "retention": 0.75},
 }
 USUAL = {"degree": 0.3, "test": 0.955, "retention": 0.995, "steps": 0.15, "js": 0.2, "gap": 0.1}

@@ -244,8 +244,8 @@ def test_a_method_runs_through_its_registered_kind_with_its_options(prepared, mo
         return kind.run(given, method)
 
     monkeypatch.setitem(METHODS, "recipe", replace(kind, run=spy))
-    model = unlearned_model(task, "recipe_random")
-    assert seen[0][0] is task and seen[0][1].options["select"] == "random_k"
+    model = unlearned_model(task, "recipe_top_k")
+    assert seen[0][0] is task and seen[0][1].options["select"] == "top_k"
     same = unlearned_model(task, "original")
     assert same is not task.original and model is not task.original
     before = task.original.state_dict()
@@ -318,5 +318,5 @@ def test_the_studys_cells_and_settings_are_checked():
         assert tuple(config.methods) == ("retrain", *CHECKED)
         assert len(config.seeds) == 5 and (config.spdgan is not None) == ("shifted" in name)
         assert config.methods["salun"].kind == "salun"
-        assert config.methods["recipe_random"].options["select"] == "random_k"
+        assert config.methods["recipe_top_k"].options["select"] == "top_k"
     assert set(CHECKED) - {"original"} <= set(ROWS)

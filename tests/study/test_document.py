@@ -209,10 +209,13 @@ def test_the_sentence_on_the_bar_follows_the_recipe(planned: dict[str, Cell]) ->
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({}, "every difference that stands after Holm over its figures and cells Top-K is better"),
         (
-            {"recipe": {"degree": 0.6, "js": 0.2, "gap": 0.1}, "recipe_random": {"degree": 1.0}},
+            {},
             "every difference that stands after Holm over its figures and cells Random-k is better",
+        ),
+        (
+            {"recipe": {"degree": 0.6, "js": 0.2, "gap": 0.1}, "recipe_top_k": {"degree": 1.0}},
+            "every difference that stands after Holm over its figures and cells Top-K is better",
         ),
         (
             {"recipe": {"degree": 0.7, "js": 0.09, "gap": 0.06}},
@@ -225,7 +228,7 @@ def test_the_sentence_on_the_selection_follows_the_data(
     planned: dict[str, Cell], change: Any, words: str
 ) -> None:
     first, second = findings.selection_verdicts(found_in(planned[MAIN], change))
-    assert first.startswith("Recommended recipe against Recipe, Random-k: ") and words in first
+    assert first.startswith("Recipe, Top-K against Recommended recipe: ") and words in first
     assert second.endswith("no difference stands after Holm over its figures and cells.")
 
 
