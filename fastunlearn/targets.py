@@ -197,6 +197,8 @@ def _check_tensor(op: str, role: str, name: str, tensor: Any) -> None:
 
     if not isinstance(tensor, Tensor):
         fail(type(tensor).__name__)
+    if hasattr(tensor, "placements"):  # without an import of what few need
+        fail("a DTensor; fastunlearn.distributed takes those")
     if tensor.is_nested:
         fail(f"a nested tensor of layout {tensor.layout}")
     if tensor.is_quantized:

@@ -33,6 +33,7 @@ PYTHON_LAYERS = [
     {"_version", "_extension"},
     {"_ops", "reference"},
     {"overlap", "targets", "strategies", "selection", "receipt", "perturb", "divergence"},
+    {"distributed"},
     {"_loop", "scores", "repair", "_finetune", "unlearn", "recipes"},
     {"metrics", "spdgan", "evaluation", "bench"},
     {"report", "cli", "__main__"},

@@ -6,12 +6,14 @@
 #include <ATen/ops/empty.h>
 #include <torch/library.h>
 
+#include <algorithm>
 #include <tuple>
 #include <vector>
 
 #include "binding/arguments.h"
 #include "binding/backend.h"
 #include "binding/ops_checks.h"
+#include "cpu/counts.h"
 #include "cpu/float_mode.h"
 #include "cpu/pool.h"
 #include "cpu/randomk.h"
@@ -74,6 +76,16 @@ Change change_of(const char* op, TensorList weights, const Tensor& scale, const 
   const double* const begin = values.const_data_ptr<double>();
   return {std::vector<double>(begin, begin + values.numel()), rng_of(rng),
           lookup("noise", noise, kNoises), lookup("update", update, kUpdates), allow_overflow};
+}
+
+// Every tensor whole; where in the index space does not matter.
+std::vector<int64_t> whole_layout(TensorList weights) {
+  std::vector<int64_t> layout;
+  for (const Tensor& weight : weights) {
+    const int64_t row = std::max<int64_t>(weight.numel(), 1);
+    layout.insert(layout.end(), {0, row, row});
+  }
+  return layout;
 }
 
 TopK topk_of(const char* op, TensorList weights, TensorList scores, at::IntArrayRef k,
@@ -166,6 +178,43 @@ std::tuple<std::vector<Tensor>, Tensor> run_randomk_select(TensorList weights, c
   return {std::move(packed), stats};
 }
 
+// Arguments of a histogram; row: for each tensor, first: for each row.
+Counted counted_of(const char* op, TensorList weights, TensorList scores, Name score, Name nan,
+                   at::IntArrayRef row, at::IntArrayRef layout) {
+  const Ranking ranking = lookup("score", score, kScores);
+  if (!ranking.by_weight) check_scores(op, weights, scores);
+  return {parameters_of(weights, ranking.by_weight ? weights : scores, layout, false), row.vec(),
+          ranking.kind, lookup("nan", nan, kNanRules)};
+}
+
+Tensor run_key_histogram(TensorList weights, TensorList scores, Name score, Name nan,
+                         at::IntArrayRef row, at::IntArrayRef low, int64_t shift, int64_t bins) {
+  const Run run;
+  constexpr char kOp[] = "key_histogram";
+  check_bins(kOp, weights, row, low, shift, bins);
+  const std::vector<int64_t> layout = whole_layout(weights);
+  const Counted counted = counted_of(kOp, weights, scores, score, nan, row, layout);
+  const Tensor counts = at::empty({static_cast<int64_t>(low.size()), bins + 1}, at::kLong);
+  key_histogram(counted, {low.vec(), static_cast<int>(shift), bins}, run.execution,
+                counts.mutable_data_ptr<int64_t>());
+  return counts;
+}
+
+Tensor run_tie_histogram(TensorList weights, TensorList scores, Name score, Name nan,
+                         at::IntArrayRef row, at::IntArrayRef key, at::IntArrayRef first,
+                         int64_t shift, int64_t bins, at::IntArrayRef layout) {
+  const Run run;
+  constexpr char kOp[] = "tie_histogram";
+  check_bins(kOp, weights, row, first, shift, bins);
+  check_bins(kOp, weights, row, key, shift, bins);
+  check_layout(kOp, weights, layout);
+  const Counted counted = counted_of(kOp, weights, scores, score, nan, row, layout);
+  const Tensor counts = at::empty({static_cast<int64_t>(key.size()), bins}, at::kLong);
+  tie_histogram(counted, key.vec(), {first.vec(), static_cast<int>(shift), bins}, run.execution,
+                counts.mutable_data_ptr<int64_t>());
+  return counts;
+}
+
 Tensor run_noise(const Tensor& index, const Tensor& rng, Name kind) {
   const Run run;
   const Tensor flat = index.contiguous();
@@ -194,6 +243,8 @@ torch::Library make_library() {
   library.impl("topk_select", &run_topk_select);
   library.impl("randomk_perturb_", &run_randomk_perturb_);
   library.impl("randomk_select", &run_randomk_select);
+  library.impl("key_histogram", &run_key_histogram);
+  library.impl("tie_histogram", &run_tie_histogram);
   library.impl("noise", &run_noise);
   library.impl("rms", &run_rms);
   return library;

@@ -50,6 +50,21 @@ void check_total(const char* op, at::TensorList weights, at::IntArrayRef layout,
   }
 }
 
+void check_bins(const char* op, at::TensorList weights, at::IntArrayRef row, at::IntArrayRef first,
+                int64_t shift, int64_t bins) {
+  constexpr int64_t kMostBins = int64_t{1} << 24, kMostShift = 38;
+  TORCH_CHECK_VALUE(row.size() == weights.size(), op, ": row must be ", weights.size(),
+                    " numbers, one for each weight, got ", row.size());
+  for (const int64_t number : row) {
+    TORCH_CHECK_VALUE(0 <= number && number < static_cast<int64_t>(first.size()), op,
+                      ": row must be between 0 and ", first.size(), ", the number of rows, got ",
+                      number);
+  }
+  TORCH_CHECK_VALUE(0 <= shift && shift <= kMostShift && 1 <= bins && bins <= kMostBins, op,
+                    ": shift must be at most ", kMostShift, " and bins at most ", kMostBins,
+                    ", got ", shift, " and ", bins);
+}
+
 int64_t total_numel(at::TensorList tensors) {
   int64_t total = 0;
   for (const at::Tensor& tensor : tensors) total += tensor.numel();

@@ -28,6 +28,11 @@ void check_layout(const char* op, at::TensorList weights, at::IntArrayRef layout
 // total: no element of a checked layout lies beyond it.
 void check_total(const char* op, at::TensorList weights, at::IntArrayRef layout, int64_t total);
 
+// row: for each weight one of `rows` numbers of the result, whose first values are `first`; bins of
+// 2^shift values that fit into int64.
+void check_bins(const char* op, at::TensorList weights, at::IntArrayRef row, at::IntArrayRef first,
+                int64_t shift, int64_t bins);
+
 // Number of elements of all tensors.
 int64_t total_numel(at::TensorList tensors);
 

@@ -116,7 +116,9 @@ def sharded(op: str, target: Any, rank: int, *, scored: bool, scores: Any = None
         found.shapes.append(box.shape)
         found.dtypes.append(box.tensor.dtype)
         found.placements.append(placement)
-        for view, score, layout in pieces(box.tensor, grad, box.shape, box.offset):
+        for view, score, layout in pieces(
+            box.tensor.detach(), grad.detach(), box.shape, box.offset
+        ):
             at = (base + layout[0], *layout[1:])
             found.pieces.append(Piece(number, view, score, at, box.owned))
         base += math.prod(box.shape)

@@ -14,14 +14,15 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from fastunlearn.reference.keys import INFINITY
 from fastunlearn.reference.memory import Piece, chunks, read_slice
 
 _BITS = 30
 
 
 def key_to_float(bits: int) -> float:
-    """Return the fp32 value of some bits; NaN for every NaN."""
-    return float(struct.unpack("<f", struct.pack("<i", bits))[0])
+    """Return the fp32 value of some bits; one NaN for all of them."""
+    return math.nan if bits > INFINITY else float(struct.unpack("<f", struct.pack("<i", bits))[0])
 
 
 def _magnitudes(tensor: Tensor, piece: Piece) -> Tensor:

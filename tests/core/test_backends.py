@@ -14,7 +14,7 @@ import pytest
 import torch
 from core import configurations as axes
 from core.backends import LEVELS, OPS, call, check, compiled, simd
-from core.configurations import OPERATIONS, Configuration, configuration
+from core.configurations import HISTOGRAMS, OPERATIONS, Configuration, configuration
 from core.processes import script
 from core.worlds import Outcome, World, build, first_difference, run
 
@@ -257,7 +257,7 @@ def test_one_flipped_bit_in_memory_is_found(operation: str) -> None:
 def test_every_operation_is_compiled() -> None:
     """Else the other tests would compare the reference with itself."""
     found = {name: _ops.backend_of(name, torch.device("cpu")) for name in _ops.SCHEMAS}
-    assert found == dict.fromkeys(OPERATIONS, "cpu")
+    assert found == dict.fromkeys((*OPERATIONS, *HISTOGRAMS), "cpu")
     assert "portable" in LEVELS
 
 

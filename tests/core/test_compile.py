@@ -45,6 +45,8 @@ def arguments(name: str, grad: bool = False) -> tuple[Any, ...]:
         "topk_select": (weights, scores, [2, 3], True, "grad", "largest", LAYOUT),
         "randomk_perturb_": (weights, scale, rng, [5], False, *tail, 10),
         "randomk_select": (weights, rng, [5], False, LAYOUT, 10),
+        "key_histogram": (weights, scores, "grad", "error", [0, 1], [0, 9], 15, 1 << 16),
+        "tie_histogram": (weights, scores, "taylor", "error", [0, 0], [0], [0], 0, 10, LAYOUT),
         "noise": (torch.arange(12).view(3, 4), rng, "laplace"),
         "rms": (weights,),
     }[name]
