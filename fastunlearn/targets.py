@@ -115,9 +115,9 @@ def resolve(op: str, target: Target, strategy: Strategy) -> Parameters:
     if plain := _usual(op, kept):
         return plain
     for name, tensor in kept:
-        _check_tensor(op, "parameter", name, tensor)
+        check_tensor(op, "parameter", name, tensor)
     parameters = Parameters.of(op, [name for name, _ in kept], [tensor for _, tensor in kept])
-    _check_memory(parameters)
+    check_memory(parameters)
     return parameters
 
 
@@ -191,7 +191,9 @@ def _takes_part(names: Sequence[str], strategy: Strategy) -> bool:
     return (not strategy.include or matches(strategy.include)) and not matches(strategy.exclude)
 
 
-def _check_tensor(op: str, role: str, name: str, tensor: Any) -> None:
+def check_tensor(op: str, role: str, name: str, tensor: Any) -> None:
+    """Refuse what is not a dense floating-point tensor that holds data."""
+
     def fail(got: str) -> None:
         raise TypeError(f"{op}: {role} {name!r} must be a dense floating-point tensor, got {got}")
 
@@ -215,7 +217,8 @@ def _check_tensor(op: str, role: str, name: str, tensor: Any) -> None:
         fail("an inference tensor outside of inference mode")
 
 
-def _check_memory(parameters: Parameters) -> None:
+def check_memory(parameters: Parameters) -> None:
+    """Refuse parameters on devices that do not work together, and elements that share memory."""
     op, names = parameters.op, parameters.names
     devices = {tensor.device for tensor in parameters.tensors}
     if not work_together(devices):
@@ -287,7 +290,7 @@ def match_scores(parameters: Parameters, scores: Mapping[str, Any] | Sequence[An
     if shortcut("fit")(parameters.tensors, values):
         return values
     for name, tensor, value in zip(parameters.names, parameters.tensors, values, strict=True):
-        _check_tensor(op, "score of", name, value)
+        check_tensor(op, "score of", name, value)
         for attribute in ("shape", "device"):
             wanted, found = getattr(tensor, attribute), getattr(value, attribute)
             if wanted != found:

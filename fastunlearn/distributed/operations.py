@@ -22,7 +22,7 @@ from fastunlearn.reference import rms
 from fastunlearn.reference.keys import INFINITY
 from fastunlearn.selection import Call, check_range
 from fastunlearn.strategies import RandomK, Strategy, TopK
-from fastunlearn.targets import Parameters, Scores
+from fastunlearn.targets import Parameters, Scores, check_memory
 
 _LARGEST = {torch.float16: 65504.0}
 _MOST_NOISE = 16.0  # standard deviations; beyond every distribution of 32-bit words
@@ -68,6 +68,8 @@ def perturb_(
         PeerError: another rank has raised an error of its own.
         TypeError, ValueError: as for `fastunlearn.perturb_`.
     """
+    if not isinstance(target, (nn.Module, Mapping)):
+        target = list(target)
     device = _device(target)
     together = Together("perturb_", group, device)
     run = _Run(together, strategy, step, allow_overflow)
@@ -117,13 +119,12 @@ class Perturber:
 
 
 def _device(target: Any) -> torch.device:
-    """Where the counts are sent from: the device of the first parameter."""
+    """Where the counts are sent from: that of the first parameter."""
     if isinstance(target, nn.Module):
         first = next(target.parameters(), None)
     else:
-        items = target.values() if isinstance(target, Mapping) else target
-        first = next(iter(items), None) if isinstance(items, (list, tuple, dict)) else None
-        first = first[1] if isinstance(first, tuple) else first
+        first = next(iter(target.values() if isinstance(target, Mapping) else target), None)
+        first = first[1] if isinstance(first, tuple) and len(first) == 2 else first
         first = getattr(first, "tensor", first)
     on_gpu = isinstance(first, Tensor) and first.is_cuda
     return torch.device("cuda", torch.cuda.current_device()) if on_gpu else torch.device("cpu")
@@ -137,7 +138,7 @@ class _Run:
     ) -> None:
         self.together, self.strategy = together, strategy
         self.step, self.allow_overflow = step, allow_overflow
-        self.per_tensor = strategy.scope == "tensor"
+        self.per_tensor = getattr(strategy, "scope", None) == "tensor"
 
     def plan(self, target: Any, scores: Any, seed: int | None) -> None:
         """Describe the shards and compare the plans of all ranks."""
@@ -167,7 +168,7 @@ class _Run:
             raise ValueError(
                 f"perturb_: shards must own every element once, got {owned} of {shards.numel}"
             )
-        self.k = self._parameters().counts(self.strategy)
+        self.k = self._parameters(shards).counts(self.strategy)
 
     def _shards(self, target: Any, scores: Any) -> Sharded:
         strategy, scored = self.strategy, isinstance(self.strategy, TopK)
@@ -182,6 +183,8 @@ class _Run:
         elif scores is not None:
             raise ValueError(f"perturb_: scores must be None for RandomK, got {type(scores)}")
         shards = sharded("perturb_", target, self.together.rank, scored=scored, scores=scores)
+        names = [shards.names[piece.parameter] for piece in shards.pieces]
+        check_memory(Parameters.of("perturb_", names, _views(shards)))
         self.kind = ""
         if isinstance(strategy, TopK):
             self.kind = "grad" if scores is not None else strategy.score
@@ -189,9 +192,8 @@ class _Run:
             _check_whole(shards)
         return shards
 
-    def _parameters(self) -> Parameters:
+    def _parameters(self, shards: Sharded) -> Parameters:
         """The parameters as a whole, with this rank's views in place of their tensors."""
-        shards = self.shards
         described = (shards.names, _views(shards), shards.shapes, shards.dtypes)
         return Parameters("perturb_", *described, _layout(shards), shards.numel)
 
@@ -263,7 +265,15 @@ class _Run:
 
     def receipt(self, stats: Tensor, keep_seed: bool) -> Receipt:
         """Tell what was done: totals of the whole, tensors of this rank."""
-        call = Call(self.strategy, self._parameters(), [], self.kind, self.k, self.seed, self.step)
+        call = Call(
+            self.strategy,
+            self._parameters(self.shards),
+            [],
+            self.kind,
+            self.k,
+            self.seed,
+            self.step,
+        )
         account = Account(call.parameters, self.scale, stats, True)
         return receipt_of(call, account, keep_seed, count=sum(self.k))
 

@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
+from fastunlearn.targets import check_tensor
+
 
 @dataclass(frozen=True)
 class Shard:
@@ -111,6 +113,7 @@ def sharded(op: str, target: Any, rank: int, *, scored: bool, scores: Any = None
     base = 0
     for number, (name, value) in enumerate(named):
         box, placement = _box(op, name, value, rank)
+        check_tensor(op, "parameter", name, box.tensor)
         grad = _grad(op, name, value, box, None if given is None else given[name], scored)
         found.names.append(name)
         found.shapes.append(box.shape)
@@ -134,6 +137,7 @@ def _named(op: str, target: Any) -> Iterator[tuple[str, Any]]:
     else:
         items = target
     seen: set[str] = set()
+    met: set[int] = set()
     for number, item in enumerate(items):
         name, value = item if isinstance(item, tuple) and len(item) == 2 else (str(number), item)
         if not isinstance(value, (Tensor, Shard)):
@@ -141,7 +145,9 @@ def _named(op: str, target: Any) -> Iterator[tuple[str, Any]]:
         if name in seen:
             raise ValueError(f"{op}: parameter names must be unique, got {name!r} twice")
         seen.add(name)
-        yield name, value
+        if id(value) not in met:  # tied weights count once, under their first name
+            met.add(id(value))
+            yield name, value
 
 
 def _box(op: str, name: str, value: Any, rank: int) -> tuple[Shard, str]:
@@ -188,6 +194,7 @@ def _grad(op: str, name: str, value: Any, box: Shard, given: Any, scored: bool) 
         score = score.to_local()
     if score.numel() == 0 and box.tensor.numel() == 0:
         return box.tensor
+    check_tensor(op, "score of", name, score)
     if score.shape != box.tensor.shape:
         raise ValueError(
             f"{op}: scores of {name!r} must have shape {tuple(box.tensor.shape)} on this rank, "

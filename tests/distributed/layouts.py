@@ -107,7 +107,7 @@ def one(number: int, group: list[DeviceMesh]) -> str | None:
     """Run one generated call; returns what differs from one process, or None."""
     draw = random.Random(number)
     shapes = [
-        tuple(draw.randint(1, 12) for _ in range(draw.choice([1, 2, 2, 3])))
+        tuple(draw.randint(1, 12) for _ in range(draw.choice([1, 2, 3, 3])))
         for _ in range(draw.randint(1, 4))
     ]
     plan = strategy(draw, sum(math.prod(shape) for shape in shapes))
