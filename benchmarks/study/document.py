@@ -98,7 +98,8 @@ def _how_to_read(found: Sequence[Found]) -> list[str]:
                 "Degree = P(w0, G(D_u)) − P(w1, G(D_u)) [paper]. Degree* = degree over that of the "
                 "mean P(w*, G(D_u)) of the three w* [ours]: 0 is untouched, 1 forgets as much as "
                 "retraining, above 1 more. In shifted cells all figures on the forget set are on "
-                "G(D_u). Every other figure that names w* takes the first, the row `Retrained`.",
+                "G(D_u). The bar compares test accuracy with the mean of the three w* too; every "
+                "other figure that names w* takes the first, the row `Retrained`.",
                 "Memory retention rate = P(w1, D_r) / P(w0, D_r) [name: paper; formula: ours]. "
                 "Unlearning accuracy = 1 − P(w1, D_u). Average gap: the mean distance from w* in "
                 "unlearning, retain and test accuracy and membership inference AUC. Step ratio: "
