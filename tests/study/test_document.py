@@ -142,7 +142,7 @@ def test_cells_without_results_are_named(
 def test_a_smaller_grid_is_named(written: tuple[str, Path, dict[str, Any]]) -> None:
     text, _, _ = written
     resnet = section(text, "### Shifted: MNIST-5k, ResNet-8, random 10 %")
-    assert "2 of 5 seeds. Smaller grid: 10 rows, elsewhere up to 14." in resnet
+    assert "2 of 5 seeds. Smaller grid: 8 rows, elsewhere up to 14." in resnet
     assert "Smaller grid" not in section(text, "### Shifted: MNIST-5k, small CNN, random 10 %")
 
 
