@@ -18,7 +18,7 @@ from benchmarks.study import checks, curve, document, findings  # noqa: E402
 from benchmarks.study.cells import Cell, cells  # noqa: E402
 from benchmarks.study.document import write  # noqa: E402
 from benchmarks.study.load import Found, load  # noqa: E402
-from benchmarks.study.sensitivity import grid  # noqa: E402
+from benchmarks.study.sensitivity import grid, selections  # noqa: E402
 from benchmarks.study.tables import PLAIN, SHIFTED, SHIFTED_MORE  # noqa: E402
 from fastunlearn.evaluation.config import parse_config  # noqa: E402
 from fastunlearn.evaluation.methods import METHODS  # noqa: E402
@@ -144,6 +144,18 @@ def test_a_smaller_grid_is_named(written: tuple[str, Path, dict[str, Any]]) -> N
     resnet = section(text, "### Shifted: MNIST-5k, ResNet-8, random 10 %")
     assert "2 of 5 seeds. Smaller grid: 8 rows, elsewhere up to 14." in resnet
     assert "Smaller grid" not in section(text, "### Shifted: MNIST-5k, small CNN, random 10 %")
+
+
+def test_the_grid_tells_at_which_k_the_selections_differ() -> None:
+    with mock.patch.dict(METHODS):
+        (cell,) = (cell for cell in cells() if cell.name.endswith("sensitivity"))
+        view = View(make_results(cell))
+        near = {s.method: {"degree": 1.0 if s.k > 0.3 or s.kind == "top_k" else 0.1}
+                for s in grid(view)}  # fmt: skip
+        lines = selections(Found(cell, View(make_results(cell, near))))
+    assert len(lines) == len({s.k for s in grid(view)})
+    assert all("Top-K nearer at 3, Random-k at 0, not told apart at 0 of 3" in x for x in lines[:2])
+    assert all("Top-K nearer at 0, Random-k at 0, not told apart at 3 of 3" in x for x in lines[2:])
 
 
 def test_the_planned_grid_is_understood() -> None:
