@@ -73,8 +73,8 @@ class Counter {
       if (key[row] < 0) return;
       const auto tie = static_cast<uint32_t>(key[row]);
       ChoiceRoom* const room = &thread_room<ChoiceRoom>();
-      const Scan scan = keys_.scan_chunk(chunk, chunk.count, {tie, tie}, &room->buffer, room->bits,
-                                         room->ties);
+      const Scan scan =
+          keys_.scan_chunk(chunk, chunk.count, {tie, tie}, &room->buffer, room->bits, room->ties);
       if (scan.maybe == 0) return;
       int64_t* const table = tables_.own(worker, row);
       const Segment& segment = counted_.parameters[chunk.parameter].segment;
@@ -122,8 +122,8 @@ class Counter {
     ChoiceRoom* const room = &thread_room<ChoiceRoom>();
     const Bracket bracket{static_cast<uint32_t>(std::max<int64_t>(low, 0)),
                           static_cast<uint32_t>(std::min<int64_t>(end - 1, kMagnitude))};
-    const Scan scan = keys_.scan_chunk(chunk, chunk.count, bracket, &room->buffer, room->bits,
-                                       room->ties);
+    const Scan scan =
+        keys_.scan_chunk(chunk, chunk.count, bracket, &room->buffer, room->bits, room->ties);
     if (scan.maybe != 0) {
       for_each_bit(room->ties, chunk.count, [&](int place) {
         add(int64_t{keys_.at(chunk.parameter, chunk.start + place)} - low, table);
