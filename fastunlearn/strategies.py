@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, get_args
 
@@ -154,3 +154,17 @@ class RandomK(Strategy):
     """
 
     name: ClassVar[str] = "random_k"
+
+
+def strategy_of(values: Mapping[str, Any]) -> Strategy:
+    """Make a strategy again from its `to_dict`.
+
+    Raises:
+        TypeError, ValueError: a field is unknown or out of its range.
+    """
+    kinds = {kind.name: kind for kind in (TopK, RandomK)}
+    fields = dict(values)
+    name = fields.pop("name", None)
+    if name not in kinds:
+        raise ValueError(f"strategy: name must be one of {', '.join(kinds)}, got {name!r}")
+    return kinds[name](**fields)

@@ -163,7 +163,7 @@ def _kept(op: str, items: list[Any], strategy: Strategy) -> list[tuple[str, Any]
             raise ValueError(f"{op}: parameter names must be unique, got {name!r} twice")
         seen.add(name)
         found.setdefault(id(tensor), (tensor, []))[1].append(name)
-    kept = [(names[0], tensor) for tensor, names in found.values() if _takes_part(names, strategy)]
+    kept = [(names[0], tensor) for tensor, names in found.values() if takes_part(names, strategy)]
     if found and not kept:
         raise ValueError(
             f"{op}: include and exclude must leave at least one parameter, got "
@@ -184,7 +184,9 @@ def _checked_name(op: str, name: Any) -> str:
     return name
 
 
-def _takes_part(names: Sequence[str], strategy: Strategy) -> bool:
+def takes_part(names: Sequence[str], strategy: Strategy) -> bool:
+    """Whether the strategy's patterns let a parameter of these names take part."""
+
     def matches(patterns: Iterable[str]) -> bool:
         return any(fnmatch.fnmatchcase(name, pattern) for name in names for pattern in patterns)
 

@@ -32,8 +32,8 @@ FORBIDDEN_CODE = {
 PYTHON_LAYERS = [
     {"_version", "_extension"},
     {"_ops", "reference"},
-    {"overlap", "targets", "strategies", "selection", "receipt", "perturb", "divergence"},
-    {"distributed"},
+    {"overlap", "targets", "strategies", "cut", "selection", "receipt", "perturb", "divergence"},
+    {"distributed", "checkpoint"},
     {"_loop", "scores", "repair", "_finetune", "unlearn", "recipes"},
     {"metrics", "spdgan", "evaluation", "bench"},
     {"report", "cli", "__main__"},

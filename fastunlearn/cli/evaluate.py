@@ -1,29 +1,16 @@
-"""The command line: `fastunlearn demo | run | audit | bench | report | info`.
-
-An error of the user's making is one line on stderr and exit code 2; Ctrl-C keeps what is done,
-reports it, and exits with 130.
-"""
+"""Commands that train, evaluate and report."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from fastunlearn.cli._app import app, one_line_errors
+
 if TYPE_CHECKING:
     from fastunlearn.evaluation.config import Config
-
-app = typer.Typer(
-    name="fastunlearn",
-    help="Machine unlearning by exact Top-K and Random-k parameter perturbation.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-)
 
 _OUT_HELP = "Folder for results.json, summary.md and report.html."
 _CONFIG_HELP = "What to evaluate."
@@ -45,10 +32,10 @@ def demo(
 
     Takes about a minute and a half a seed on one core and downloads nothing.
     """
-    with _one_line_errors():
+    with one_line_errors():
         from fastunlearn.evaluation.config import load_config
 
-        shipped = Path(__file__).parent / "evaluation" / "configs" / "demo.yaml"
+        shipped = Path(__file__).parents[1] / "evaluation" / "configs" / "demo.yaml"
         config = load_config(shipped).with_seeds(tuple(range(seeds)))
         _evaluate(config, out, resume=resume)
 
@@ -62,7 +49,7 @@ def run(
     resume: Annotated[bool, typer.Option("--resume", help=_RESUME_HELP)] = False,
 ) -> None:
     """Run the evaluation that a YAML file describes and write its report."""
-    with _one_line_errors():
+    with one_line_errors():
         from fastunlearn.evaluation.config import load_config
 
         _evaluate(load_config(config), out or Path("runs") / config.stem, resume=resume)
@@ -82,36 +69,11 @@ def audit(
     it is known how much they have forgotten; prints the unlearning degree beside what plain
     accuracy sees, the gain, and whether the anchors are in order.
     """
-    with _one_line_errors():
+    with one_line_errors():
         from fastunlearn.evaluation.config import load_config
 
         out = out or Path("runs") / f"audit-{config.stem}"
         _evaluate(load_config(config).as_audit(), out, resume=resume)
-
-
-@app.command()
-def bench(
-    out: Annotated[
-        Path, typer.Option(help="Folder for the results (JSON) and the picture (PNG).")
-    ] = Path("runs/bench"),
-    seconds: Annotated[
-        float, typer.Option(min=0.1, help="Time for the measurements; what does not fit is named.")
-    ] = 60.0,
-) -> None:
-    """Time the operations on this machine, beside the usual idioms and the memory floor."""
-    from fastunlearn.bench.quick import Interrupted
-    from fastunlearn.bench.quick import run as run_bench
-
-    try:
-        written = run_bench(out, seconds, f"fastunlearn bench --seconds {seconds:g}")
-        code = 0
-    except Interrupted as stop:
-        written, code = stop.written, 130
-    except OSError as error:
-        _fail(error)
-    for path in written:
-        typer.echo(f"{'Picture' if path.suffix == '.png' else 'Results'}: {path}")
-    raise typer.Exit(code)
 
 
 @app.command()
@@ -122,52 +84,10 @@ def report(
     ] = None,
 ) -> None:
     """Write summary.md and report.html from a results file."""
-    with _one_line_errors():
+    with one_line_errors():
         from fastunlearn.evaluation.results import read_results
 
         _write_report(read_results(results), out or results.parent, results.parent)
-
-
-@app.command()
-def info(
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-) -> None:
-    """Print versions, the backend in use and how the extension was built."""
-    with _one_line_errors():
-        from fastunlearn._extension import build_info
-        from fastunlearn.evaluation.runner import environment
-
-        facts = {**environment(), "build": build_info()}
-    if as_json:
-        typer.echo(json.dumps(facts, indent=1))
-        return
-    build = {f"build.{name}": value for name, value in facts.pop("build").items()}
-    for name, value in {**facts, **build}.items():
-        typer.echo(f"{name:<20}{value}")
-
-
-def main() -> None:
-    """Run the command line; the console script `fastunlearn`."""
-    app()
-
-
-@contextmanager
-def _one_line_errors() -> Iterator[None]:
-    """Turn what a user can mend into one line and exit code 2; let real defects trace back."""
-    try:
-        from fastunlearn.evaluation.config import ConfigError
-        from fastunlearn.evaluation.results import ResultsError
-    except ImportError as error:
-        _fail(error)
-    try:
-        yield
-    except (ConfigError, ResultsError, ImportError, OSError, FloatingPointError) as error:
-        _fail(error)
-
-
-def _fail(error: BaseException) -> NoReturn:
-    typer.echo(f"fastunlearn: {' '.join(str(error).split())}", err=True)
-    raise typer.Exit(2) from error
 
 
 def _evaluate(config: Config, out: Path, *, resume: bool) -> None:
