@@ -32,7 +32,7 @@ FORBIDDEN_CODE = {
 PYTHON_LAYERS = [
     {"_version", "_extension"},
     {"_ops", "reference"},
-    {"overlap", "targets", "strategies", "cut", "selection", "receipt", "perturb", "divergence"},
+    {"overlap", "targets", "strategies", "selection", "receipt", "perturb", "divergence"},
     {"distributed", "checkpoint"},
     {"_loop", "scores", "repair", "_finetune", "unlearn", "recipes"},
     {"metrics", "spdgan", "evaluation", "bench"},

@@ -13,9 +13,9 @@ from torch import Tensor
 from fastunlearn import _extension
 from fastunlearn._ops import Stat, ops
 from fastunlearn.checkpoint import stream
-from fastunlearn.checkpoint.cut import Cut, Scores, check_scores
 from fastunlearn.checkpoint.files import Checkpoint
 from fastunlearn.checkpoint.header import DTYPES
+from fastunlearn.checkpoint.ranking import Ranking, check_scores
 from fastunlearn.checkpoint.receipt import CheckpointReceipt
 from fastunlearn.checkpoint.rewrite import Sink, rewrite
 from fastunlearn.checkpoint.stream import Digest, Piece, Run, Slice, read_slice
@@ -147,12 +147,11 @@ class _Work:
         self.stats = torch.zeros(len(names), len(Stat), dtype=torch.int64)
         self.top_k = isinstance(strategy, TopK)
         self.given = scores
+        self.base = base
         nan = strategy.nan if isinstance(strategy, TopK) else "error"
-        ranked = source if scores is None else scores
-        self.scores = Scores(ranked, base, numel, nan, request.most_bytes)
-        self.cuts: dict[str, Cut] = {}
+        self.ranking = Ranking(scores or source, names, nan, request.most_bytes)
         if self.top_k:
-            self.cuts = self.scores.cuts(self.k, self.per_tensor)
+            self.ranking.find(self.k, self.per_tensor)
         elif self.per_tensor:
             self._check_whole()
 
@@ -177,7 +176,7 @@ class _Work:
         values = values if self.given is not None else views
         call: list[Any] = []
         if self.top_k:
-            k = self.scores.here(parts, values, self.cuts)
+            k = self.ranking.take(parts, values)
             taken = [i for i, own in enumerate(k) if own]
             parts, views = [parts[i] for i in taken], [views[i] for i in taken]
             values = [values[i] for i in taken]
@@ -197,7 +196,9 @@ class _Work:
         head = (views, values) if self.top_k else (views,)
         drawn = (self.scale[numbers], self._rng(), *call)
         how = (strategy.noise, strategy.mode, self.request.allow_overflow)
-        layout = self.scores.layout(parts)
+        layout: list[int] = []
+        for part in parts:
+            layout += (self.base[part.name] + part.first, part.numel, part.numel)
         if self.top_k:
             stats = ops.topk_perturb_(*head, *drawn, *how, layout)
         else:
@@ -218,7 +219,7 @@ class _Work:
     def receipt(self, before: Digest, after: Digest) -> CheckpointReceipt:
         """Tell what was done."""
         for i, name in enumerate(self.names if self.top_k else ()):
-            cut = self.cuts[name]
+            cut = self.ranking.cut(name)
             row = {Stat.THRESHOLD: cut.key, Stat.TIES: cut.ties, Stat.TIES_TAKEN: cut.ties_taken}
             for stat, value in row.items():
                 self.stats[i, stat] = value
@@ -230,7 +231,7 @@ class _Work:
         return CheckpointReceipt(
             perturbation=receipt_of(call, account, keep_seed=False).to_dict(),
             source=before.total(),
-            scores=None if self.given is None else self.scores.digest.total(),
+            scores=None if self.given is None else self.ranking.digest.total(),
             result=after.total(),
             missing_scores=request.missing_scores,
             allow_overflow=request.allow_overflow,

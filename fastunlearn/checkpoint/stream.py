@@ -47,7 +47,10 @@ class Run(NamedTuple):
 
 
 def runs(checkpoint: Checkpoint, most_bytes: int, names: set[str] | None = None) -> Iterator[Run]:
-    """Cut a checkpoint into runs, in the order of its files.
+    """Cut a checkpoint into runs, in the order of the tensors' names.
+
+    That is the order of flat indices, and mostly that of the bytes too: those who write checkpoints
+    sort them by dtype and name.
 
     Args:
         checkpoint: to be walked.
@@ -56,7 +59,7 @@ def runs(checkpoint: Checkpoint, most_bytes: int, names: set[str] | None = None)
     """
     found: list[Slice] = []
     last = -1
-    for file, name, entry in checkpoint.in_file_order():
+    for name, (file, entry) in checkpoint.tensors.items():
         if names is not None and name not in names:
             continue
         for part in _slices(name, entry):

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from fastunlearn._ops import Stat, ops
 from fastunlearn._version import __version__
-from fastunlearn.cut import find_share
 from fastunlearn.distributed.agree import Together
+from fastunlearn.distributed.cut import find_share
 from fastunlearn.distributed.shards import Sharded, sharded
 from fastunlearn.perturb import Account, receipt_of
 from fastunlearn.receipt import Receipt

@@ -15,8 +15,9 @@ from safetensors.torch import save_file
 
 import fastunlearn as fu
 from fastunlearn import checkpoint as ck
-from fastunlearn.checkpoint import stream
+from fastunlearn.checkpoint import ranking, stream
 from fastunlearn.checkpoint.files import Checkpoint
+from fastunlearn.checkpoint.ranking import Ranking
 
 STRATEGIES = [
     fu.TopK(0.01, std=0.1),
@@ -107,9 +108,50 @@ def test_runs_are_bounded_and_cover_the_files(tmp_path: Path, monkeypatch: Any) 
         runs = list(stream.runs(checkpoint, 1000))
         assert all(run.stop - run.start <= 1000 for run in runs)
         for number, file in enumerate(checkpoint.files):
-            own = [run for run in runs if run.file == number]
+            own = sorted((run for run in runs if run.file == number), key=lambda run: run.start)
             edges = [file.header.data_start, *(run.stop for run in own)]
             assert [run.start for run in own] == edges[:-1] and edges[-1] == file.status[0]
+
+
+@pytest.mark.parametrize(
+    ("dtype", "sampled_from", "passes"),
+    [
+        (torch.float32, 1 << 28, 2),
+        (torch.float32, 1, 1),
+        (torch.float16, 1 << 28, 2),
+        (torch.bfloat16, 1, 1),
+        (torch.bfloat16, 1 << 28, 1),
+    ],
+)
+def test_passes_over_the_scores(
+    tmp_path: Path, monkeypatch: Any, dtype: torch.dtype, sampled_from: int, passes: int
+) -> None:
+    tensors = {f"w{i}": torch.randn(400, 100 + i) for i in range(5)}
+    scores = {name: score.to(dtype) for name, score in made.scores_of(tensors, decimals=6).items()}
+    source = made.save(tensors, tmp_path / "m.safetensors")
+    ranked = made.save(scores, tmp_path / "s.safetensors")
+    count, counted = Ranking._count, []
+    monkeypatch.setattr(ranking, "_SAMPLED_FROM", sampled_from)
+    monkeypatch.setattr(Ranking, "_count", lambda *call: counted.append(1) or count(*call))
+    for strategy in (fu.TopK(0.01), fu.TopK(0.5), fu.TopK(200_000)):
+        counted.clear()
+        wanted, _ = made.expected(tensors, strategy, scores)
+        out = tmp_path / "o.safetensors"
+        ck.perturb(source, out, strategy, scores=ranked, seed=made.SEED, overwrite=True)
+        assert made.same(made.load(out), wanted) and len(counted) == passes
+
+
+@pytest.mark.parametrize("low", [0, (1 << 31) - 1 - (1 << 20)])
+def test_a_bracket_that_misses(tmp_path: Path, monkeypatch: Any, low: int) -> None:
+    tensors = made.weights()
+    scores = made.scores_of(tensors)
+    source = made.save(tensors, tmp_path / "m.safetensors")
+    ranked = made.save(scores, tmp_path / "s.safetensors")
+    monkeypatch.setattr(Ranking, "_bracket", lambda *_: low)
+    wanted, _ = made.expected(tensors, fu.TopK(0.3), scores)
+    out = tmp_path / "o.safetensors"
+    ck.perturb(source, out, fu.TopK(0.3), scores=ranked, seed=made.SEED)
+    assert made.same(made.load(out), wanted)
 
 
 @pytest.mark.parametrize("step", [0, 3])

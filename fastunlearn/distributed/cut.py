@@ -46,14 +46,12 @@ class Share(NamedTuple):
         here: number of selected elements of each part of this place, int64.
         key: threshold of each problem, int64, shape (problems,); -1 where nothing is selected.
         ties, ties_taken: elements of each problem whose key equals the threshold.
-        last: flat index up to which those ties are selected, int64, shape (problems,).
     """
 
     here: Tensor
     key: Tensor
     ties: Tensor
     ties_taken: Tensor
-    last: Tensor
 
 
 def find_share(counts: Counts, k: Tensor, problem: Tensor, numel: int) -> Share:
@@ -84,21 +82,14 @@ def find_share(counts: Counts, k: Tensor, problem: Tensor, numel: int) -> Share:
     ties = total.gather(1, place[:, None])[:, 0]
     taken = torch.where(k > 0, k - above, 0)
     key = torch.where(k > 0, low, -1)
-    last = torch.full_like(key, numel)
-    if bool((taken < ties)[k > 0].any()):
-        at, last = _first_ties(counts, low, taken, problem, numel)
+    split = bool((taken < ties)[k > 0].any())
+    at = _first_ties(counts, low, taken, problem, numel) if split else at
     here = torch.where(k[problem] > 0, here + at, 0)
-    return Share(here, key, torch.where(k > 0, ties, 0), taken, last)
+    return Share(here, key, torch.where(k > 0, ties, 0), taken)
 
 
-def _first_ties(
-    counts: Counts, key: Tensor, need: Tensor, problem: Tensor, numel: int
-) -> tuple[Tensor, Tensor]:
-    """Find each problem's first `need` ties by flat index.
-
-    Returns:
-        How many of them each part has, and the flat index of the last.
-    """
+def _first_ties(counts: Counts, key: Tensor, need: Tensor, problem: Tensor, numel: int) -> Tensor:
+    """Return how many of each problem's first `need` ties, by flat index, each part has."""
     width = -(-max(numel.bit_length(), 1) // _INDEX_LEVELS)
     first, before = torch.zeros_like(key), torch.zeros_like(key)
     rows = torch.arange(len(problem))
@@ -112,4 +103,4 @@ def _first_ties(
         below = own.cumsum(1) - own
         here += below[rows, place[problem]]
         first += place << (level * width)
-    return torch.where(need[problem] > 0, here + own[rows, place[problem]], 0), first
+    return torch.where(need[problem] > 0, here + own[rows, place[problem]], 0)
