@@ -9,7 +9,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple
 
-from fastunlearn.checkpoint.header import Entry, FormatError, Header, parse_json, read_header
+from fastunlearn.checkpoint.header import (
+    DTYPES,
+    Entry,
+    FormatError,
+    Header,
+    parse_json,
+    read_header,
+)
 
 INDEX = ".safetensors.index.json"
 SUFFIX = ".safetensors"
@@ -98,6 +105,11 @@ class Checkpoint:
         for number, file in enumerate(self.files):
             for name, entry in file.header.entries.items():
                 yield number, name, entry
+
+    def itemsize(self, name: str) -> int:
+        """Bytes of an element of a tensor; 1 where its dtype is one that nothing is done to."""
+        dtype = self.tensors[name].entry.dtype
+        return DTYPES[dtype].itemsize if dtype in DTYPES else 1
 
     def read_into(self, file: int, start: int, buffer: memoryview) -> None:
         """Fill a buffer with the bytes of a file from `start` on.

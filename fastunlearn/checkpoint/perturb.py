@@ -18,15 +18,15 @@ from fastunlearn.checkpoint.header import DTYPES
 from fastunlearn.checkpoint.ranking import Ranking, check_scores
 from fastunlearn.checkpoint.receipt import CheckpointReceipt
 from fastunlearn.checkpoint.rewrite import Sink, rewrite
-from fastunlearn.checkpoint.stream import Digest, Piece, Run, Slice, read_slice
+from fastunlearn.checkpoint.stream import Digest, Piece, Ring, Run, Slice, read_slice, read_slices
 from fastunlearn.perturb import Account, receipt_of
 from fastunlearn.reference import rms
 from fastunlearn.selection import Call, check_range
 from fastunlearn.strategies import RandomK, Strategy, TopK
 from fastunlearn.targets import MissingGrad, Parameters, takes_part
 
-DEFAULT_MEMORY = 768 << 20
-_SHARES = 10  # runs of weights, or as much, that are in memory at once; see docs/large-models.md
+DEFAULT_MEMORY = 512 << 20
+_SHARES = 8  # three runs of weights, two of scores, and what the operations need
 
 
 class Request(NamedTuple):
@@ -85,7 +85,7 @@ def transform(
     """
     _extension.warn_once()
     work = _Work(source, scores, request, _names(source, scores, request))
-    digests = rewrite(source, request.most_bytes, sink, work.read, work.change)
+    digests = rewrite(source, work.run_bytes, sink, work.read, work.change)
     if scores is not None:
         scores.check_unchanged()
     return work.receipt(*digests)
@@ -148,6 +148,10 @@ class _Work:
         self.top_k = isinstance(strategy, TopK)
         self.given = scores
         self.base = base
+        # so that neither a run nor its scores need more than there is
+        wider = [scores.itemsize(n) / source.itemsize(n) for n in names] if scores else []
+        self.run_bytes = int(request.most_bytes / max([1.0, *wider]))
+        self.ring = Ring(2, request.most_bytes)
         nan = strategy.nan if isinstance(strategy, TopK) else "error"
         self.ranking = Ranking(scores or source, names, nan, request.most_bytes)
         if self.top_k:
@@ -159,8 +163,7 @@ class _Work:
         """Read the scores of a run's slices."""
         if self.given is None:
             return []
-        parts = self._parts(run)
-        return [read_slice(self.given, p.name, p.first, p.numel) for p in parts]
+        return read_slices(self.given, self._parts(run), self.ring)
 
     def _parts(self, run: Run) -> list[Slice]:
         return [part for part in run.slices if part.name in self.number and part.numel]

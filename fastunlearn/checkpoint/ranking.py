@@ -13,7 +13,7 @@ from torch import Tensor
 from fastunlearn._ops import ops
 from fastunlearn.checkpoint.files import Checkpoint
 from fastunlearn.checkpoint.header import DTYPES
-from fastunlearn.checkpoint.stream import Digest, Piece, Run, Slice, ahead, read_slice, runs
+from fastunlearn.checkpoint.stream import Digest, Piece, Ring, Run, Slice, ahead, read_slice, runs
 
 _KEY_BITS = 31
 _UPPER_BITS = 15  # below the upper 16 bits of a key, which are all that a bfloat16 has
@@ -56,6 +56,7 @@ class Ranking:
     def __init__(self, scores: Checkpoint, names: Sequence[str], nan: str, most_bytes: int) -> None:
         self.scores, self.names, self.nan, self.most_bytes = scores, names, nan, most_bytes
         self.digest = Digest()
+        self._ring = Ring(2, most_bytes)
         self._cuts: dict[str, Cut] = {}
         self._left: dict[str, list[int]] = {}  # ties still to be taken, shared in a problem
 
@@ -134,7 +135,7 @@ class Ranking:
 
     def _reader(self, run: Run) -> Callable[[], Piece]:
         def read() -> Piece:
-            piece = Piece(self.scores, run)
+            piece = Piece(self.scores, run, self._ring)
             for part in run.slices:
                 if part.name not in self.digest.tensors:
                     self.digest.add(part, piece.raw(part))

@@ -11,9 +11,10 @@ from typing import Any, Protocol, TypeVar
 
 from torch import Tensor
 
+from fastunlearn.checkpoint import stream
 from fastunlearn.checkpoint.files import Checkpoint
-from fastunlearn.checkpoint.output import Output, write_all
-from fastunlearn.checkpoint.stream import Digest, Piece, Run, ahead, memory, runs
+from fastunlearn.checkpoint.output import Output, write_all, write_large
+from fastunlearn.checkpoint.stream import Digest, Piece, Ring, Run, ahead, runs
 
 T = TypeVar("T")
 _COPIED_BYTES = 1 << 24
@@ -79,6 +80,7 @@ class Copy:
             output = Output(out, names=names, mode=mode, overwrite=overwrite)
             self.output = stack.enter_context(output)
             self.fds = [self.output.file(file.name) for file in source.files]
+            self.direct = [self.output.direct(file.name) for file in source.files]
             for number in range(len(source.files)):
                 self._copy_header(number)
             for path in others:
@@ -93,7 +95,7 @@ class Copy:
 
     def take(self, run: Run, before: Tensor | None, after: Tensor) -> None:
         """Write a run to its place."""
-        write_all(self.fds[run.file], memory(after), run.start)
+        write_large(self.fds[run.file], self.direct[run.file], after.numpy(), run.start)
 
     def commit(self) -> None:
         """Bring the copy to its place."""
@@ -133,9 +135,10 @@ def rewrite(
         FormatError: the source was written to meanwhile.
     """
     before, after = Digest(), Digest()
+    ring = Ring(3, max(most_bytes, 8 * stream.SEGMENT))  # one read, one changed, one handed over
 
     def begin(run: Run) -> tuple[Piece, T]:
-        piece = Piece(source, run)
+        piece = Piece(source, run, ring)
         for part in run.slices:
             before.add(part, piece.raw(part))
         return piece, read(run)

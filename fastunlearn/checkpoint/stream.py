@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
-from collections.abc import Callable, Iterable, Iterator
+import mmap
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple, TypeVar
 
@@ -15,7 +17,8 @@ from fastunlearn.checkpoint.files import Checkpoint
 from fastunlearn.checkpoint.header import DTYPES, Entry
 
 SEGMENT = 1 << 22  # elements; tensors are cut at multiples of it
-_ALIGNMENT = 64
+PAGE = 4096
+_ALIGNMENT = 64  # of the elements of a slice
 
 T = TypeVar("T")
 
@@ -84,22 +87,47 @@ def _slices(name: str, entry: Entry) -> Iterator[Slice]:
         yield Slice(name, entry, 0, 0, entry.start, entry.stop)
 
 
+class Ring:
+    """Buffers that are used in turn, so that the kernel need not find new pages for each run.
+
+    Args:
+        count: of buffers. One is used again when so many others have been.
+        most_bytes: of each.
+    """
+
+    def __init__(self, count: int, most_bytes: int) -> None:
+        self._size = most_bytes + 2 * PAGE
+        self._buffers = itertools.cycle(
+            [torch.frombuffer(mmap.mmap(-1, self._size), dtype=torch.uint8) for _ in range(count)]
+        )
+
+    def next(self, size: int, skew: int = 0) -> Tensor:
+        """Return uint8 of shape (size,) that begins `skew` bytes after the begin of a page.
+
+        New memory where that is more than a buffer has, as for very many very small tensors.
+        """
+        if skew + size > self._size:
+            return torch.empty(size, dtype=torch.uint8)
+        return next(self._buffers)[skew : skew + size]
+
+
 class Piece:
     """The bytes of a run in memory.
 
     Args:
         checkpoint: that the run is of; it is read from.
         run: what to read.
+        ring: gives the memory.
 
     Attributes:
         run: as given.
         bytes: uint8, shape (stop - start,).
     """
 
-    def __init__(self, checkpoint: Checkpoint, run: Run) -> None:
+    def __init__(self, checkpoint: Checkpoint, run: Run, ring: Ring) -> None:
         self.run = run
-        skew = run.start % _ALIGNMENT  # so that what is aligned in the file is aligned here
-        self.bytes = torch.empty(run.stop - run.start + skew, dtype=torch.uint8)[skew:]
+        # what is aligned in the file is aligned here
+        self.bytes = ring.next(run.stop - run.start, run.start % PAGE)
         checkpoint.read_into(run.file, run.start, memory(self.bytes))
 
     def raw(self, part: Slice) -> Tensor:
@@ -119,14 +147,31 @@ def memory(tensor: Tensor) -> memoryview:
     return tensor.numpy().data
 
 
-def read_slice(checkpoint: Checkpoint, name: str, first: int, count: int) -> Tensor:
-    """Read elements first .. first + count of a tensor; shape (count,)."""
+def read_slice(
+    checkpoint: Checkpoint, name: str, first: int, count: int, into: Tensor | None = None
+) -> Tensor:
+    """Read elements first .. first + count of a tensor; shape (count,).
+
+    Args:
+        into: uint8 memory for them, at least as much as they need; None for new memory.
+    """
     file, entry = checkpoint.tensors[name]
     dtype = DTYPES[entry.dtype]
-    values = torch.empty(count, dtype=dtype)
-    at = entry.start + first * dtype.itemsize
-    checkpoint.read_into(file, at, memory(values.view(torch.uint8)))
-    return values
+    size = count * dtype.itemsize
+    raw = torch.empty(size, dtype=torch.uint8) if into is None else into[:size]
+    checkpoint.read_into(file, entry.start + first * dtype.itemsize, memory(raw))
+    return raw.view(dtype)
+
+
+def read_slices(checkpoint: Checkpoint, parts: Sequence[Slice], ring: Ring) -> list[Tensor]:
+    """Read from one checkpoint the elements of slices of another."""
+    sizes = [part.numel * checkpoint.itemsize(part.name) for part in parts]
+    padded = [-(-size // _ALIGNMENT) * _ALIGNMENT for size in sizes]
+    room = ring.next(sum(padded)).split(padded)
+    return [
+        read_slice(checkpoint, part.name, part.first, part.numel, own)
+        for part, own in zip(parts, room, strict=True)
+    ]
 
 
 def ahead(jobs: Iterable[Callable[[], T]]) -> Iterator[T]:
@@ -181,11 +226,12 @@ class Digest:
 def digest_of(checkpoint: Checkpoint, most_bytes: int) -> Digest:
     """Read a whole checkpoint for its digest."""
     digest = Digest()
-    for piece in ahead(_reader(checkpoint, run) for run in runs(checkpoint, most_bytes)):
+    ring = Ring(2, max(most_bytes, 8 * SEGMENT))
+    for piece in ahead(_reader(checkpoint, run, ring) for run in runs(checkpoint, most_bytes)):
         for part in piece.run.slices:
             digest.add(part, piece.raw(part))
     return digest
 
 
-def _reader(checkpoint: Checkpoint, run: Run) -> Callable[[], Piece]:
-    return lambda: Piece(checkpoint, run)
+def _reader(checkpoint: Checkpoint, run: Run, ring: Ring) -> Callable[[], Piece]:
+    return lambda: Piece(checkpoint, run, ring)

@@ -76,7 +76,7 @@ def perturb(
     ] = None,
     patch: Annotated[Path | None, typer.Option(help="Write a sparse patch there too.")] = None,
     overwrite: Overwrite = False,
-    memory: Memory = 768,
+    memory: Memory = 512,
 ) -> None:
     """Add noise to the K parameters of greatest score in a checkpoint, without its model."""
     with _errors_of_checkpoints():
@@ -113,7 +113,7 @@ def verify(
     ] = None,
     scores: Scores = None,
     seed_file: Annotated[Path | None, typer.Option(help="The file with the seed.")] = None,
-    memory: Memory = 768,
+    memory: Memory = 512,
 ) -> None:
     """Check a checkpoint against its receipt, bit for bit; exit code 1 where it differs."""
     with _errors_of_checkpoints():
@@ -136,7 +136,7 @@ def make(
     after: Annotated[Path, typer.Argument(metavar="AFTER", help="The changed one.")],
     out: Annotated[Path, typer.Option(help="Where the patch goes.")],
     overwrite: Overwrite = False,
-    memory: Memory = 768,
+    memory: Memory = 512,
 ) -> None:
     """Write what differs between two checkpoints."""
     with _errors_of_checkpoints():
@@ -152,7 +152,7 @@ def apply(
     checkpoint: Source,
     out: Out,
     overwrite: Overwrite = False,
-    memory: Memory = 768,
+    memory: Memory = 512,
 ) -> None:
     """Turn the checkpoint that a patch was made from into the one that it leads to."""
     with _errors_of_checkpoints():
@@ -168,7 +168,7 @@ def revert(
     checkpoint: Source,
     out: Out,
     overwrite: Overwrite = False,
-    memory: Memory = 768,
+    memory: Memory = 512,
 ) -> None:
     """Take back what `fastunlearn patch apply` did."""
     with _errors_of_checkpoints():

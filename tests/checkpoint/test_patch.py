@@ -36,7 +36,7 @@ def test_both_ways(tmp_path: Path, monkeypatch: Any, segment: int, number: int) 
     monkeypatch.setattr(stream, "SEGMENT", segment)
     before = made.save(made.weights(), tmp_path / "before", number)
     after, patch = tmp_path / "after", tmp_path / "patch"
-    options: Any = {"memory": 80 * segment}
+    options: Any = {"memory": 64 * segment}
     told = ck.perturb(before, after, fu.RandomK(0.2), patch=patch, **options).perturbation
     about = ck.patch_info(patch)
     assert about.changed == told["count"] - told["unchanged"]

@@ -64,7 +64,7 @@ def test_bits_and_receipt_are_those_in_memory(
         chosen = tensors
     wanted, receipt = made.expected(chosen, strategy, scores)
     out = tmp_path / "out.safetensors"
-    found = ck.perturb(source, out, strategy, scores=ranked, seed=made.SEED, memory=80 * segment)
+    found = ck.perturb(source, out, strategy, scores=ranked, seed=made.SEED, memory=64 * segment)
     assert made.same(made.load(out), {**tensors, **wanted})
     told, in_memory = found.perturbation, receipt.to_dict()
     assert {**told, "strategy": None} == {**in_memory, "strategy": None}
