@@ -2,7 +2,7 @@
 
 python -m benchmarks.checkpoint FOLDER [--gib 12] [--dtype bf16]
 
-Writes benchmarks/results/checkpoint-GIB-DTYPE.json. FOLDER needs room for four such files.
+Writes benchmarks/results/large-checkpoint-GIB-DTYPE.json. FOLDER needs room for four such files.
 """
 
 from __future__ import annotations
@@ -125,6 +125,9 @@ def main() -> None:
     options = parser.parse_args()
     options.folder.mkdir(parents=True, exist_ok=True)
     for seed, name in enumerate(("model", "scores")):
+        path = options.folder / f"{name}.safetensors"
+        if path.exists() and abs(path.stat().st_size / 2**30 - options.gib) < 0.01:
+            continue  # of an earlier run: they are always the same
         make(options.folder / f"{name}.safetensors", options.gib, options.dtype, seed)
     from fastunlearn.evaluation.runner import environment
 
@@ -134,7 +137,7 @@ def main() -> None:
         "environment": environment(),
         **measure(options.folder, options.rounds),
     }
-    path = RESULTS / f"checkpoint-{options.gib:g}-{options.dtype}.json"
+    path = RESULTS / f"large-checkpoint-{options.gib:g}-{options.dtype}.json"
     path.write_text(json.dumps(found, indent=1) + "\n")
     print(f"wrote {path}")
 

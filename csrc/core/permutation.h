@@ -1,6 +1,7 @@
 // Keyed permutation of [0, n): a Feistel network with cycle walking.
 //
-// Random-k takes the images of 0..K-1: exactly K distinct elements, without memory of size n. The
+// Random-k takes the images of 0..K-1: exactly K distinct elements, without memory of size n; an
+// element is one of them where its preimage is below K. The
 // domain is rounded up to b = max(8, bit_length(n - 1)) bits, split into a left part of b - b / 2
 // bits and a right part of b / 2 bits, which are updated in turn. An image outside [0, n) is
 // permuted again until it falls inside: fewer than two walks on average above 128 elements.
@@ -77,11 +78,34 @@ struct Permutation {
     }
   }
 
-  FASTUNLEARN_HD uint64_t operator()(uint64_t x) const {
+  // The same, backwards.
+  template <class V, int kWays>
+  FASTUNLEARN_HD void rounds_back(typename V::U (&left)[kWays],
+                                  typename V::U (&right)[kWays]) const {
+    using U = typename V::U;
+    const U left_kept = V::splat_u(left_mask), right_kept = V::splat_u(right_mask);
+    for (int j = kFeistelRounds - 2; j >= 0; j -= 2) {
+      const U even = V::splat_u(key[j]), odd = V::splat_u(key[j + 1]);
+      for (int i = 0; i < kWays; ++i) right[i] ^= fmix32<V>(left[i] ^ odd) & right_kept;
+      for (int i = 0; i < kWays; ++i) left[i] ^= fmix32<V>(right[i] ^ even) & left_kept;
+    }
+  }
+
+  FASTUNLEARN_HD uint64_t operator()(uint64_t x) const { return walk<false>(x); }
+
+  // The element whose image is y.
+  FASTUNLEARN_HD uint64_t preimage(uint64_t y) const { return walk<true>(y); }
+
+  template <bool kBack>
+  FASTUNLEARN_HD uint64_t walk(uint64_t x) const {
     do {
       uint32_t left[1] = {static_cast<uint32_t>(x >> right_bits)};
       uint32_t right[1] = {static_cast<uint32_t>(x) & right_mask};
-      rounds<ScalarLanes>(left, right);
+      if constexpr (kBack) {
+        rounds_back<ScalarLanes>(left, right);
+      } else {
+        rounds<ScalarLanes>(left, right);
+      }
       x = static_cast<uint64_t>(left[0]) << right_bits | right[0];
     } while (x >= n);
     return x;

@@ -55,6 +55,8 @@ struct Kernels {
 
   // Images of first, first + 1, ...; out: shape (count,).
   void (*permute)(const Permutation& permutation, uint64_t first, int count, uint64_t* out);
+  // Preimages of first, first + 1, ...; out: shape (count,).
+  void (*unpermute)(const Permutation& permutation, uint64_t first, int count, uint64_t* out);
 
   // Move the words whose bit in `mask` (shape (ceil(count / 64),)) is set to the front; in place.
   //   words: shape (count,), room for a multiple of 16.

@@ -197,8 +197,8 @@ void noise(NoiseKind kind, const uint32_t* words, int count, float* z) {
 template <class V>
 inline constexpr int kWalkers = 4 * V::kLanes;
 
-// One pass of kWalkers numbers through the network, in place.
-template <class V>
+// One pass of kWalkers numbers through the network, forwards or backwards, in place.
+template <class V, bool kBack>
 inline void feistel_pass(const Permutation& permutation, uint64_t* x) {
   using U = typename V::U;
   constexpr int kLanes = V::kLanes;
@@ -211,14 +211,18 @@ inline void feistel_pass(const Permutation& permutation, uint64_t* x) {
     // Both halves have at most 31 bits, so the left one ends below bit 62 of x.
     left[v] = low >> shift | high << (32 - shift);
   }
-  permutation.rounds<V>(left, right);
+  if constexpr (kBack) {
+    permutation.rounds_back<V>(left, right);
+  } else {
+    permutation.rounds<V>(left, right);
+  }
   for (int v = 0; v < 4; ++v) {
     V::store_halves(x + v * kLanes, right[v] | left[v] << shift, left[v] >> (32 - shift));
   }
 }
 
 // One pass for all, then full batches of those that fell outside [0, n) until none is left.
-template <class V>
+template <class V, bool kBack>
 void permute(const Permutation& permutation, uint64_t first, int count, uint64_t* out) {
   constexpr int kBatch = kWalkers<V>;
   uint64_t walking[kBatch];
@@ -226,7 +230,7 @@ void permute(const Permutation& permutation, uint64_t first, int count, uint64_t
   for (int i = 0; i < count; i += kBatch) {
     const int filled = count - i < kBatch ? count - i : kBatch;
     for (int j = 0; j < kBatch; ++j) walking[j] = first + static_cast<uint64_t>(i + j);
-    feistel_pass<V>(permutation, walking);
+    feistel_pass<V, kBack>(permutation, walking);
     for (int j = 0; j < filled; ++j) out[i + j] = walking[j];
   }
   do {
@@ -237,7 +241,7 @@ void permute(const Permutation& permutation, uint64_t first, int count, uint64_t
     }
     if (walkers == 0) return;
     for (int j = walkers; j < kBatch; ++j) walking[j] = 0;
-    feistel_pass<V>(permutation, walking);
+    feistel_pass<V, kBack>(permutation, walking);
     int left = 0;  // walkers that go on
     for (int j = 0; j < walkers; ++j) {
       out[place[j]] = walking[j];
@@ -342,7 +346,18 @@ void update(T* w, const float* z, const uint64_t* mask, int count, RowChange cha
 
 template <class V>
 constexpr Kernels table() {
-  return {scan<V, float>,   scan<V, BFloat16>,   scan<V, Float16>,  count_bits, expand,
-          words_at<V>,      words_from<V>,       noise<V>,          permute<V>, pack<V>,
-          update<V, float>, update<V, BFloat16>, update<V, Float16>};
+  return {scan<V, float>,
+          scan<V, BFloat16>,
+          scan<V, Float16>,
+          count_bits,
+          expand,
+          words_at<V>,
+          words_from<V>,
+          noise<V>,
+          permute<V, false>,
+          permute<V, true>,
+          pack<V>,
+          update<V, float>,
+          update<V, BFloat16>,
+          update<V, Float16>};
 }

@@ -120,14 +120,64 @@ class SubsetChoice : public Choice {
   std::vector<int> counts_;
 };
 
+// Asks of each element whether its preimage is below k: for a share of the index space that has
+// fewer elements than the whole has selected ones.
+class PreimageChoice : public Choice {
+ public:
+  PreimageChoice(const std::vector<Parameter>& parameters, const Domain& domain,
+                 const Chunks& chunks, const Kernels& kernels)
+      : parameters_(parameters), domain_(domain), chunks_(chunks), kernels_(kernels) {}
+
+  Chosen choose(int64_t number, ChoiceRoom* room) const override {
+    const Chunk& chunk = chunks_[number];
+    const Segment& segment = parameters_[chunk.parameter].segment;
+    const int words = (chunk.count + 63) / 64;
+    std::fill(room->bits, room->bits + words, 0);
+    uint64_t before[kImages];
+    for (int place = 0; place < chunk.count;) {
+      const int64_t local = chunk.start + place;
+      const int64_t row = segment.row_len - local % segment.row_len;  // elements to its end
+      const int count =
+          static_cast<int>(std::min<int64_t>({row, chunk.count - place, int64_t{kImages}}));
+      kernels_.unpermute(domain_.permutation, static_cast<uint64_t>(segment.to_global(local)),
+                         count, before);
+      for (int i = 0; i < count; ++i) {
+        const uint64_t bit = before[i] < static_cast<uint64_t>(domain_.k);
+        room->bits[(place + i) / 64] |= bit << (place + i) % 64;
+      }
+      place += count;
+    }
+    return {kernels_.count(room->bits, words), nullptr, room->bits};
+  }
+
+  int64_t at_most(int64_t chunk) const override { return chunks_[chunk].count; }
+
+ private:
+  const std::vector<Parameter>& parameters_;
+  const Domain& domain_;
+  const Chunks& chunks_;
+  const Kernels& kernels_;
+};
+
+int64_t elements_here(const RandomK& randomk) {
+  int64_t here = 0;
+  for (const Parameter& parameter : randomk.parameters) here += parameter.weight.numel();
+  return here;
+}
+
+bool preimages_pay(const RandomK& randomk) {
+  if (randomk.per_tensor || randomk.k[0] == 0) return false;
+  return elements_here(randomk) <= std::min(randomk.k[0], randomk.total - randomk.k[0]);
+}
+
 // Whether one bit for each index costs less than going to each selected element by itself: where
 // many are selected, and most of the index space is here. A shard under the scope of one tensor is
 // left to the other form.
 bool streaming_pays(const RandomK& randomk) {
-  int64_t here = 0, selected = 0;
+  const int64_t here = elements_here(randomk);
+  int64_t selected = 0;
   for (const Parameter& parameter : randomk.parameters) {
     if (randomk.per_tensor && !parameter.segment.one_row()) return false;
-    here += parameter.weight.numel();
   }
   for (const int64_t k : randomk.k) selected += k;
   const int64_t all = randomk.per_tensor ? here : randomk.total;
@@ -140,6 +190,13 @@ void randomk_perturb(const RandomK& randomk, const Change& change, const Executi
                      int64_t* stats) {
   start_stats(randomk.parameters.size(), stats);
   const std::vector<Domain> domains = domains_of(randomk);
+  if (preimages_pay(randomk)) {
+    const Chunks chunks(randomk.parameters);
+    const PreimageChoice asked(randomk.parameters, domains[0], chunks, *execution.kernels);
+    const BitChoice choice(asked, chunks, execution.threads);
+    perturb(randomk.parameters, chunks, choice, change, execution, stats);
+    return;
+  }
   if (!streaming_pays(randomk)) {
     scatter(randomk.parameters, domains, change, execution, stats);
     return;
@@ -153,6 +210,12 @@ void randomk_select(const RandomK& randomk, const Execution& execution,
                     const std::vector<uint8_t*>& packed, int64_t* stats) {
   start_stats(randomk.parameters.size(), stats);
   const std::vector<Domain> domains = domains_of(randomk);
+  if (preimages_pay(randomk)) {
+    const Chunks chunks(randomk.parameters);
+    const PreimageChoice choice(randomk.parameters, domains[0], chunks, *execution.kernels);
+    pack(chunks, choice, execution, packed, stats);
+    return;
+  }
   if (!streaming_pays(randomk)) {
     scatter_bits(randomk.parameters, domains, execution, packed, stats);
     return;

@@ -119,12 +119,16 @@ class Ranking:
         """Count keys by (key - low) >> shift, in int64 of shape (bins,), and those above."""
         counts = torch.zeros(bins + 1, dtype=torch.int64)
         above, end = 0, low + (bins << shift)
-        for piece in ahead(self._reader(run) for run in runs(self.scores, self.most_bytes, names)):
-            values = [piece.elements(part) for part in piece.run.slices if part.numel]
-            every = (values, values, "grad", self.nan, [0] * len(values))
-            counts += ops.key_histogram(*every, [low], shift, bins)[0]
-            if end >> _KEY_BITS == 0:
-                above += int(ops.key_histogram(*every, [end], _KEY_BITS, 1)[0, 0])
+        jobs = (self._reader(run) for run in runs(self.scores, self.most_bytes, names))
+        with ThreadPoolExecutor(1, "fastunlearn-digest") as hasher:
+            for piece in ahead(jobs):
+                hashed = hasher.submit(self.digest.add_all, piece)
+                values = [piece.elements(part) for part in piece.run.slices if part.numel]
+                every = (values, values, "grad", self.nan, [0] * len(values))
+                counts += ops.key_histogram(*every, [low], shift, bins)[0]
+                if end >> _KEY_BITS == 0:
+                    above += int(ops.key_histogram(*every, [end], _KEY_BITS, 1)[0, 0])
+                hashed.result()
         refused = int(counts[bins])
         if refused:
             raise ValueError(
@@ -134,14 +138,7 @@ class Ranking:
         return counts[:bins], above
 
     def _reader(self, run: Run) -> Callable[[], Piece]:
-        def read() -> Piece:
-            piece = Piece(self.scores, run, self._ring)
-            for part in run.slices:
-                if part.name not in self.digest.tensors:
-                    self.digest.add(part, piece.raw(part))
-            return piece
-
-        return read
+        return lambda: Piece(self.scores, run, self._ring)
 
     def _bracket(self, names: set[str], k: int) -> int | None:
         """Draw keys and return the least of the `_BRACKET_BINS` around the threshold, or None.

@@ -118,8 +118,8 @@ def rewrite(
 ) -> tuple[Digest, Digest]:
     """Read a checkpoint run by run, change it in memory, and hand it to a sink.
 
-    While a run is changed, the next one is read and the one before is handed over, in threads of
-    their own.
+    While a run is changed, the next one is read, the one before is handed over, and digests are
+    computed, in threads of their own.
 
     Args:
         source: what to read.
@@ -137,28 +137,29 @@ def rewrite(
     before, after = Digest(), Digest()
     ring = Ring(3, max(most_bytes, 8 * stream.SEGMENT))  # one read, one changed, one handed over
 
-    def begin(run: Run) -> tuple[Piece, T]:
-        piece = Piece(source, run, ring)
-        for part in run.slices:
-            before.add(part, piece.raw(part))
-        return piece, read(run)
+    with (
+        ThreadPoolExecutor(1, "fastunlearn-write") as writer,
+        ThreadPoolExecutor(1, "fastunlearn-digest") as hasher,
+    ):
 
-    def end(piece: Piece, old: Tensor | None) -> None:
-        for part in piece.run.slices:
-            after.add(part, piece.raw(part))
-        sink.take(piece.run, old, piece.bytes)
+        def begin(run: Run) -> tuple[Piece, Future[None], T]:
+            piece = Piece(source, run, ring)
+            return piece, hasher.submit(before.add_all, piece), read(run)
 
-    jobs = ((lambda run=run: begin(run)) for run in runs(source, most_bytes))
-    with ThreadPoolExecutor(1, "fastunlearn-write") as pool:
-        waiting: Future[None] | None = None
-        for piece, beside in ahead(jobs):
+        jobs = ((lambda run=run: begin(run)) for run in runs(source, most_bytes))
+        waiting: list[Future[None]] = []
+        for piece, hashed, beside in ahead(jobs):
+            hashed.result()
             old = piece.bytes.clone() if sink.wants_before else None
             change(piece, beside)
-            if waiting is not None:
-                waiting.result()
-            waiting = pool.submit(end, piece, old)
-        if waiting is not None:
-            waiting.result()
+            for future in waiting:
+                future.result()
+            waiting = [
+                hasher.submit(after.add_all, piece),
+                writer.submit(sink.take, piece.run, old, piece.bytes),
+            ]
+        for future in waiting:
+            future.result()
     source.check_unchanged()
     return before, after
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from fastunlearn.reference.memory import CHUNK, Layout
+from fastunlearn.reference.memory import CHUNK, Layout, chunks
 from fastunlearn.reference.permutation import Permutation
 from fastunlearn.reference.philox import Rng
 
@@ -64,6 +64,10 @@ def selected(
         rng: seed and step.
         device: where the local numbers are wanted.
     """
+    here = sum(part.numel for part in parts)
+    if not per_tensor and k[0] and here <= min(k[0], total - k[0]):
+        yield from _asked(parts, k[0], Permutation(total, rng), device)
+        return
     domains = [(0, total, k[0])]
     if per_tensor:
         domains = [(part.base, part.numel, count) for part, count in zip(parts, k, strict=True)]
@@ -73,3 +77,16 @@ def selected(
                 found = locate(index.to(device), parts)
                 if found:  # else none of them is a part's: a shard may meet a batch of others'
                     yield found
+
+
+def _asked(
+    parts: Sequence[Layout], k: int, permutation: Permutation, device: torch.device
+) -> Iterator[list[tuple[int, Tensor]]]:
+    """Ask each element for its preimage: of a share with fewer elements than there are selected."""
+    numels = [part.numel for part in parts]
+    for tensor, part in enumerate(parts):
+        for [piece] in chunks(numels, [tensor]):
+            local = torch.arange(piece.start, piece.stop)
+            chosen = local[permutation.inverse(part.to_global(local)) < k]
+            if chosen.numel():
+                yield [(tensor, chosen.to(device))]

@@ -168,6 +168,32 @@ def test_shards_give_the_bits_of_the_whole(how: str, pool: str, k: int, reverse:
     assert np.array_equal(join(tiles, places, shape), oracle.raw(whole))
 
 
+@pytest.mark.parametrize("how", ["rows", "columns", "tiles", "whole"])
+@pytest.mark.parametrize("k", [0, 20, 77 * 100, 77 * 199, 77 * 200])
+def test_randomk_of_a_small_share(how: str, k: int) -> None:
+    """Each shard in a call of its own, of an index space in which it is little."""
+    draw = generator(k)
+    shape, total = (7, 11), 77 * 200
+    weights = numbers("normal", shape, torch.float32, draw)
+    base = 77 * 50
+    images = {oracle.permute(x, total, *RNG) - base for x in range(k)}
+    found = set()
+    for tile, own in shards(weights, how):
+        where = oracle.Place(own.base + base, own.row_len, own.row_stride)
+        packed, stats = OPS.randomk_select([tile], rng_tensor(), [k], False, pack([where]), total)
+        bits = np.unpackbits(packed[0].numpy(), bitorder="little")[: tile.numel()]
+        local = np.flatnonzero(bits)
+        found |= {own.index(int(i)) for i in local}
+        before = tile.clone()
+        arguments = (torch.ones(1, dtype=torch.float64), rng_tensor(), [k], False)
+        how_to = ("normal", "add", False, pack([where]), total)
+        written = OPS.randomk_perturb_([tile], *arguments, *how_to)
+        changed = np.flatnonzero((before != tile).flatten().numpy())
+        assert changed.tolist() == local.tolist()
+        assert stats[0, 0] == written[0, 0] == len(local)
+    assert found == {image for image in images if 0 <= image < 77}
+
+
 def digest(n: int) -> tuple[bytes, list[int]]:
     draw = torch.Generator().manual_seed(1)
     weights = [torch.randn(n, generator=draw), torch.randn(n // 7, 7, generator=draw).t()]

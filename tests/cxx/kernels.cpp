@@ -170,6 +170,10 @@ void check_permute(const Kernels& kernels) {
         std::vector<uint64_t> out(count);
         kernels.permute(permutation, first, count, out.data());
         for (int i = 0; i < count; ++i) equal(out[i], permutation(first + i), "permute", first + i);
+        kernels.unpermute(permutation, first, count, out.data());
+        for (int i = 0; i < count; ++i) {
+          equal(out[i], permutation.preimage(first + i), "unpermute", first + i);
+        }
       }
     }
   }

@@ -30,6 +30,8 @@ void check_bijection(uint64_t n) {
   for (const Rng& rng : kRngs) {
     const std::vector<uint64_t> found = images(n, rng, n / 2, n);
     for (uint64_t i = 0; i < n; ++i) equal(found[i], i, "sorted image of all", n);
+    const Permutation perm = Permutation::make(n, rng, n / 2);
+    for (uint64_t x = 0; x < n; ++x) equal(perm.preimage(perm(x)), x, "preimage of the image", n);
   }
 }
 
@@ -41,6 +43,7 @@ void check_sample(uint64_t n) {
     std::vector<uint64_t> found = images(n, rng, 0, kCount);
     for (uint64_t i = 1; i <= kCount; ++i) found.push_back(perm(n - i));
     std::sort(found.begin(), found.end());
+    for (uint64_t x = 0; x < kCount; ++x) equal(perm.preimage(perm(x)), x, "preimage", n);
     holds(found.back() < n, "image inside the domain", n);
     holds(std::adjacent_find(found.begin(), found.end()) == found.end(), "no image twice", n);
     // Half of the 2^14 lie in the lower half, within 8 standard deviations of sqrt(2^14) / 2 = 64.
