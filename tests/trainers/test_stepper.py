@@ -1,0 +1,38 @@
+"""What all trainers share: seeds of several processes, shards, and packages that are absent."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+RUN = Path(__file__).with_name("run_ranks.py")
+
+
+def test_replicas_stay_alike_and_shards_are_one_model(tmp_path: Path) -> None:
+    ranks = [
+        subprocess.Popen(
+            [sys.executable, RUN, str(rank), tmp_path / "store"],
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )
+        for rank in range(2)
+    ]  # fmt: skip
+    said = [process.communicate(timeout=150) for process in ranks]
+    assert [out.strip() for out, _ in said] == ["alike"] * 2, "\n".join(err for _, err in said)
+
+
+@pytest.mark.parametrize(
+    ("module", "absent", "extra"),
+    [
+        ("huggingface", "transformers", "fastunlearn[hf]"),
+        ("accelerate", "accelerate", "fastunlearn[hf]"),
+        ("lightning", "lightning.pytorch", "fastunlearn[lightning]"),
+    ],
+)
+def test_an_absent_package_is_named(module: str, absent: str, extra: str) -> None:
+    code = f"import sys; sys.modules[{absent!r}] = None; import fastunlearn.trainers.{module}"
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    last = answer.stderr.strip().splitlines()[-1]
+    assert last.startswith("ImportError: fastunlearn.trainers") and extra in last
