@@ -14,10 +14,11 @@ from torch._compile import _disable_dynamo
 
 from fastunlearn._ops import Stat, backend_of, ops
 from fastunlearn._version import __version__
+from fastunlearn.journal import Entry, after_step, before_step, undo
 from fastunlearn.receipt import Receipt, TensorReceipt, key_to_score, seed_commitment
-from fastunlearn.selection import Call, Tally, refuse_nan, tally
+from fastunlearn.selection import Call, Tally, refuse_nan, select, tally
 from fastunlearn.strategies import Strategy, TopK
-from fastunlearn.targets import MissingGrad, Parameters, Scores, Target, shortcut
+from fastunlearn.targets import MissingGrad, Parameters, Scores, Target, resolve, shortcut
 
 
 @_disable_dynamo
@@ -75,14 +76,14 @@ def perturb_(
         (10, 1010)
     """
     call = Call.prepare("perturb_", target, strategy, scores, seed, step, missing_grad)
-    scale = _scale(call)
+    scale = scale_of(call)
     account = Account(call.parameters, scale, _run(call, scale, allow_overflow), allow_overflow)
     if not account.late:
         account.settle()
     return receipt_of(call, account, keep_seed)
 
 
-def _scale(call: Call) -> Tensor:
+def scale_of(call: Call) -> Tensor:
     """Standard deviation of the noise in each tensor: float64, shape (number of tensors,)."""
     tensors = call.parameters.tensors
     if call.strategy.rel_std is None:
@@ -257,6 +258,8 @@ class Perturber:
     Args:
         target, strategy, seed, allow_overflow, missing_grad, keep_seed: see `perturb_`. An iterator
             is read once.
+        journal: keep what each step overwrites, so that `undo` can put it back: K values and one
+            bit for each element a step, and the time of a selection more.
 
     Example:
         >>> import torch
@@ -279,6 +282,7 @@ class Perturber:
         allow_overflow: bool = False,
         missing_grad: MissingGrad = "error",
         keep_seed: bool = False,
+        journal: bool = False,
     ) -> None:
         iterator = not isinstance(target, (torch.nn.Module, Mapping, Tensor))
         self.target: Target = list(cast(Iterable[Tensor], target)) if iterator else target
@@ -288,6 +292,7 @@ class Perturber:
         self.allow_overflow = allow_overflow
         self.missing_grad: MissingGrad = missing_grad
         self.keep_seed = keep_seed
+        self.journal: list[Entry] | None = [] if journal else None
 
     def step(self, scores: Scores | None = None) -> Receipt:
         """Perturb once; returns the receipt of this step.
@@ -299,7 +304,8 @@ class Perturber:
         step = self.steps_done
         self.steps_done += 1
         try:
-            return perturb_(
+            entry = None if self.journal is None else self._before(scores, step)
+            receipt = perturb_(
                 self.target,
                 self.strategy,
                 scores=scores,
@@ -312,3 +318,24 @@ class Perturber:
         except (TypeError, ValueError):
             self.steps_done = step
             raise
+        if self.journal is not None and entry is not None:
+            self.journal.append(after_step(entry))
+        return receipt
+
+    def undo(self) -> None:
+        """Take the last step back: every bit is as before it, and its number is free again.
+
+        Raises:
+            RuntimeError: there is no step to undo, or a parameter was written to since, as by an
+                optimizer; then nothing is changed.
+        """
+        if not self.journal:
+            raise RuntimeError("undo: there must be a step of a journal=True Perturber, got none")
+        self.steps_done = undo(self.journal)
+
+    def _before(self, scores: Scores | None, step: int) -> Entry:
+        how: dict[str, Any] = {"scores": scores, "missing_grad": self.missing_grad}
+        selection = select(self.target, self.strategy, seed=self.seed, step=step, **how)
+        parameters = resolve("perturb_", self.target, self.strategy)
+        named = dict(zip(parameters.names, parameters.tensors, strict=True))
+        return before_step(step, named, selection)

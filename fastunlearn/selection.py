@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -61,10 +62,7 @@ class Selection:
 
     def mask(self, name: str) -> Tensor:
         """The mask of one parameter; so a caller need not hold all masks at once."""
-        packed, shape = self._packed[name], self._shapes[name]
-        shifts = torch.arange(8, dtype=torch.uint8, device=packed.device)
-        bits = torch.bitwise_right_shift(packed.unsqueeze(1), shifts).bitwise_and_(1)
-        return bits.flatten()[: shape.numel()].to(torch.bool).view(shape)
+        return unpacked(self._packed[name], self._shapes[name])
 
     def indices(self) -> Tensor:
         """Flat indices of the selected elements: int64, shape (count,), ascending."""
@@ -75,6 +73,13 @@ class Selection:
             found.append(local.cpu() + base)
             base += shape.numel()
         return torch.cat(found)
+
+
+def unpacked(packed: Tensor, shape: Sequence[int]) -> Tensor:
+    """The bool tensor of a shape whose elements are packed bits, see `Selection.packed`."""
+    shifts = torch.arange(8, dtype=torch.uint8, device=packed.device)
+    bits = torch.bitwise_right_shift(packed.unsqueeze(1), shifts).bitwise_and_(1)
+    return bits.flatten()[: math.prod(shape)].to(torch.bool).view(tuple(shape))
 
 
 @_disable_dynamo

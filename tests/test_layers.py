@@ -32,9 +32,19 @@ FORBIDDEN_CODE = {
 PYTHON_LAYERS = [
     {"_version", "_extension"},
     {"_ops", "reference"},
-    {"overlap", "targets", "strategies", "selection", "receipt", "perturb", "divergence"},
+    {
+        "overlap",
+        "targets",
+        "strategies",
+        "selection",
+        "receipt",
+        "perturb",
+        "divergence",
+        "overflow",
+        "journal",
+    },
     {"distributed", "checkpoint"},
-    {"_loop", "scores", "repair", "_finetune", "unlearn", "recipes"},
+    {"_loop", "scores", "repair", "_finetune", "unlearn", "recipes", "passes"},
     {"metrics", "spdgan", "evaluation", "bench", "trainers"},
     {"report", "cli", "__main__"},
 ]

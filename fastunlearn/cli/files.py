@@ -79,7 +79,7 @@ def perturb(
     memory: Memory = 512,
 ) -> None:
     """Add noise to the K parameters of greatest score in a checkpoint, without its model."""
-    with _errors_of_checkpoints():
+    with errors_of_checkpoints():
         from fastunlearn.checkpoint import perturb as run
 
         fields: dict[str, Any] = {"k": _count(k), "std": std, "rel_std": rel_std, "noise": noise}
@@ -116,7 +116,7 @@ def verify(
     memory: Memory = 512,
 ) -> None:
     """Check a checkpoint against its receipt, bit for bit; exit code 1 where it differs."""
-    with _errors_of_checkpoints():
+    with errors_of_checkpoints():
         from fastunlearn.checkpoint import verify as run
 
         seed = None if seed_file is None else _seed(seed_file, make=False)
@@ -139,7 +139,7 @@ def make(
     memory: Memory = 512,
 ) -> None:
     """Write what differs between two checkpoints."""
-    with _errors_of_checkpoints():
+    with errors_of_checkpoints():
         from fastunlearn.checkpoint import make_patch
 
         about = make_patch(before, after, out, overwrite=overwrite, memory=memory << 20)
@@ -155,7 +155,7 @@ def apply(
     memory: Memory = 512,
 ) -> None:
     """Turn the checkpoint that a patch was made from into the one that it leads to."""
-    with _errors_of_checkpoints():
+    with errors_of_checkpoints():
         from fastunlearn.checkpoint import apply_patch
 
         apply_patch(file, checkpoint, out, overwrite=overwrite, memory=memory << 20)
@@ -171,7 +171,7 @@ def revert(
     memory: Memory = 512,
 ) -> None:
     """Take back what `fastunlearn patch apply` did."""
-    with _errors_of_checkpoints():
+    with errors_of_checkpoints():
         from fastunlearn.checkpoint import revert_patch
 
         revert_patch(file, checkpoint, out, overwrite=overwrite, memory=memory << 20)
@@ -181,7 +181,7 @@ def revert(
 @patch.command()
 def info(file: Annotated[Path, typer.Argument(metavar="PATCH", help="The patch.")]) -> None:
     """Tell what a patch changes."""
-    with _errors_of_checkpoints():
+    with errors_of_checkpoints():
         from fastunlearn.checkpoint import patch_info
 
         about = patch_info(file)
@@ -194,7 +194,7 @@ def _tell(about: Any) -> None:
 
 
 @contextmanager
-def _errors_of_checkpoints() -> Iterator[None]:
+def errors_of_checkpoints() -> Iterator[None]:
     """Also turn into one line what the library refuses: its messages are made for users."""
     with one_line_errors():
         try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any, cast
 
 import torch
@@ -15,6 +15,7 @@ from fastunlearn._version import __version__
 from fastunlearn.distributed.agree import Together
 from fastunlearn.distributed.cut import find_share
 from fastunlearn.distributed.shards import Sharded, sharded
+from fastunlearn.overflow import cannot_overflow
 from fastunlearn.perturb import Account, receipt_of
 from fastunlearn.receipt import Receipt
 from fastunlearn.reference import ops as reference
@@ -23,9 +24,6 @@ from fastunlearn.reference.keys import INFINITY
 from fastunlearn.selection import Call, check_range
 from fastunlearn.strategies import RandomK, Strategy, TopK
 from fastunlearn.targets import Parameters, Scores, check_memory
-
-_LARGEST = {torch.float16: 65504.0}
-_MOST_NOISE = 16.0  # standard deviations; beyond every distribution of 32-bit words
 
 
 def perturb_(
@@ -226,7 +224,11 @@ class _Run:
 
         def overflowing() -> Tensor:
             count = 0
-            if writes and not self.allow_overflow and not _is_small(views, drawn[0], strategy.mode):
+            if (
+                writes
+                and not self.allow_overflow
+                and not cannot_overflow(views, drawn[0], strategy.mode)
+            ):
                 planned = (views, *scores, *drawn, *how, layout, *total)
                 count = int(getattr(reference, f"{name}overflow")(*planned).sum())
             return torch.tensor([count])
@@ -353,19 +355,6 @@ def _check_whole(shards: Sharded) -> None:
                 f"perturb_: RandomK(scope='tensor') must have whole parameters, got a shard of "
                 f"{name!r}"
             )
-
-
-def _is_small(views: Sequence[Tensor], scale: Tensor, mode: str) -> bool:
-    """Whether no weight can overflow, told by the greatest magnitude of each view alone."""
-    if mode == "zero":
-        return True
-    for view, std in zip(views, scale.tolist(), strict=True):
-        half = _LARGEST.get(view.dtype, 3.38e38) / 2
-        if not _MOST_NOISE * abs(std) < half:
-            return False
-        if not float(torch.linalg.vector_norm(view, math.inf)) < half:  # a NaN too
-            return False
-    return True
 
 
 def _rms(together: Together, shards: Sharded) -> Tensor:
