@@ -16,7 +16,11 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))  # `benchmarks` is not installed
+sys.path.insert(0, str(ROOT))  # `benchmarks` and `examples` are not installed
+
+from benchmarks import large  # noqa: E402
+from examples import tables  # noqa: E402
+
 RESULTS = ROOT / "docs/results/mnist-5-seeds.json"
 SWEEP = ROOT / "docs/results/sweep.json"
 STUDY = ROOT / "docs/results/study/mnist5k-small_cnn-random-10-shifted.json"
@@ -39,7 +43,15 @@ NO_GPU = "Not yet run on a GPU."
 UNFINISHED = (
     "Not all seeds of this table are run yet; [docs/study.md](docs/study.md) has those that are."
 )
-PAGES = ("README.md", "docs/method.md", "docs/performance.md", "docs/gpu.md", "docs/checkpoints.md")
+PAGES = (
+    "README.md",
+    "docs/method.md",
+    "docs/performance.md",
+    "docs/gpu.md",
+    "docs/checkpoints.md",
+    "docs/large-models.md",
+    "docs/trainers.md",
+)
 
 
 def load(path: Path) -> dict[str, Any]:
@@ -281,35 +293,6 @@ def _check_cell(row: dict[str, Any]) -> str:
     return value if row["verdict"] == "no bar" else f"{value} {row['verdict']}".strip()
 
 
-def checkpoint_table() -> str:
-    """Copying and perturbing a large checkpoint."""
-    paths = sorted(BENCHMARKS.glob("large-checkpoint-*.json"))
-    if not paths:
-        return NOT_MEASURED
-    lines = [
-        "| checkpoint | what | seconds | speed / copy's | peak memory, MiB |",
-        "|---|---|---|---|---|",
-    ]
-    for path in paths:
-        found = load(path)
-        size = f"{found['gib']:g} GiB, {found['dtype']}"
-        for row in found["rounds"]:
-            seconds = row["copy"]["seconds"]
-            lines.append(f"| {size} | copy, brought to the disk | {seconds:.0f} | 1 | |")
-            for name, title in (("top_k", "Top-K, K = 1 %"), ("random_k", "Random-k, K = 1 %")):
-                own = row[name]
-                ratio, peak = seconds / own["seconds"], own["peak_bytes"] / 2**20
-                line = f"| {size} | {title} | {own['seconds']:.0f} | {ratio:.2f} | {peak:.0f} |"
-                lines.append(line)
-    version = load(paths[0])["environment"]["torch"]
-    how = (
-        f"2 cores, torch {version}, source and scores not in the page cache, "
-        "`python -m benchmarks.checkpoint FOLDER`. Peaks are of the whole process, interpreter and "
-        "torch included. The scores have the size and dtype of the checkpoint, and heavy ties."
-    )
-    return "\n".join(lines) + f"\n\n{how}"
-
-
 BLOCKS: dict[str, Callable[[], str]] = {
     "results": results_table,
     "study": study_table,
@@ -321,7 +304,13 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "check": check_table,
     "full": lambda: bench_table(is_plain),
     "gpu": gpu_table,
-    "checkpoint": checkpoint_table,
+    "checkpoint": large.checkpoint,
+    "sharded": large.sharded,
+    "passes": large.passes,
+    "arithmetic": large.arithmetic,
+    "authors": tables.authors,
+    "newsgroups": tables.newsgroups,
+    "fsdp": tables.sharded,
 }
 
 

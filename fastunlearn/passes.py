@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -18,7 +18,7 @@ from fastunlearn.perturb import Account, receipt_of, scale_of
 from fastunlearn.receipt import Receipt
 from fastunlearn.reference import ops as reference
 from fastunlearn.reference.keys import KeySource
-from fastunlearn.reference.memory import Piece
+from fastunlearn.reference.memory import CHUNK, Piece
 from fastunlearn.selection import Call, check_range, unpacked
 from fastunlearn.strategies import TopK
 from fastunlearn.targets import Target, resolve
@@ -47,11 +47,11 @@ def perturb_by_passes_(
     and keeps the elements in this bin, which then decide the cut to the bit. All or nothing: both
     passes are compared, and nothing is written before they are over.
 
-    Beside the parameters and the activations it holds one gradient at a time (and a copy of the
-    largest in 32 bits), one bit for each parameter, and 12 bytes for each element of the bin, which
-    are less than a hundredth of them unless many gradients are equal. It takes the time of two
-    backward passes: `perturb_` is faster where gradients fit. Freeze parameters that do not take
-    part, or theirs are stored.
+    Beside the parameters and the activations it holds one gradient at a time (and a copy of a piece
+    of it), two bits for each parameter, and two bytes for each element of the bin, which are less
+    than a hundredth of them unless many gradients are equal. It takes the time of two backward
+    passes: `perturb_` is faster where gradients fit. Freeze parameters that do not take part, or
+    theirs are stored.
 
     The random state is put back between the passes, so dropout draws the same masks. What else
     changes with a forward pass changes twice, such as batch-norm statistics in training mode.
@@ -84,12 +84,12 @@ def perturb_by_passes_(
     with forked_rng(), first.watching():
         backward()
     first.check(None)
-    place, above = _bin_of(first.total, call.k[0])
+    place, above = place_of(first.total, call.k[0])
     marks = _Marks(call, place)
     with marks.watching():
         backward()
     marks.check(first)
-    return marks.write(above, allow_overflow, keep_seed)
+    return marks.write(call.k[0] - above, allow_overflow, keep_seed)
 
 
 def _prepare(target: Target, strategy: TopK, seed: int | None, step: int) -> Call:
@@ -117,8 +117,13 @@ def _prepare(target: Target, strategy: TopK, seed: int | None, step: int) -> Cal
     )
 
 
-def _bin_of(total: Tensor, k: int) -> tuple[int, int]:
-    """Return the bin that holds the K-th greatest key, and the number of keys in bins above it."""
+def place_of(total: Tensor, k: int) -> tuple[int, int]:
+    """Return the bin that holds the K-th greatest key, and the number of keys in bins above it.
+
+    Args:
+        total: counts by bin, int64, shape (bins,).
+        k: at most their sum.
+    """
     upper = total.flip(0).cumsum(0).flip(0) - total
     place = int((upper < max(k, 1)).int().argmax())  # the lowest such bin
     return place, int(upper[place])
@@ -197,11 +202,18 @@ class _Counts:
             )
 
 
-class _Candidates(NamedTuple):
-    """Elements of one parameter in the bin of the cut: local numbers and keys, ascending."""
+class _Marked(NamedTuple):
+    """What the second pass keeps of one parameter.
 
-    local: Tensor
-    keys: Tensor
+    Attributes:
+        above, reached: its elements in bins above that of the cut, and also those in it: packed
+            bits, see `Selection.packed`.
+        lower: the lower bits of the keys of those in it, in logical order: int16.
+    """
+
+    above: Tensor
+    reached: Tensor
+    lower: Tensor
 
 
 class _Marks(_Counts):
@@ -215,96 +227,96 @@ class _Marks(_Counts):
     def __init__(self, call: Call, place: int) -> None:
         super().__init__(call)
         self.place = place
-        self.packed: list[Tensor] = [torch.empty(0)] * len(self.tensors)
-        self.counts = [0] * len(self.tensors)
-        self.candidates = [_Candidates(torch.empty(0), torch.empty(0))] * len(self.tensors)
+        self.fine = torch.zeros(1 << _SHIFT, dtype=torch.int64)
+        nothing = torch.empty(0)
+        self.marked = [_Marked(nothing, nothing, nothing)] * len(self.tensors)
 
     def _take(self, at: int, weight: Tensor, gradient: Tensor) -> Tensor:
         found = super()._take(at, weight, gradient)
         kind, nan = self.call.score_kind, self._nan
-        self.counts[at] = int(found[self.place :].sum())
         row = max(weight.numel(), 1)
-        ranked = ([weight], [gradient], [self.counts[at]], False, kind, nan, [0, row, row])
-        self.packed[at] = ops.topk_select(*ranked)[0][0]
+
+        def packed(first: int) -> Tensor:
+            ranked = ([weight], [gradient], [int(found[first:].sum())], False, kind, nan)
+            return ops.topk_select(*ranked, [0, row, row])[0][0]
+
         source = KeySource([weight], [gradient], kind, nan)
-        local, keys = [], []
-        for start in range(0, weight.numel(), 1 << 20):
-            piece = Piece(0, start, min(start + (1 << 20), weight.numel()))
-            own = source.piece(piece)
-            hits = (own >> _SHIFT == self.place).nonzero().squeeze(1)
-            local.append((hits + start).cpu())
-            keys.append(own[hits].cpu())
-        empty = torch.empty(0, dtype=torch.int64)
-        self.candidates[at] = _Candidates(
-            torch.cat([empty, *local]), torch.cat([empty.int(), *keys])
-        )
+        lower = [torch.empty(0, dtype=torch.int16, device=weight.device)]
+        for start in range(0, weight.numel() if found[self.place] else 0, CHUNK):
+            keys = source.piece(Piece(0, start, min(start + CHUNK, weight.numel())))
+            kept = keys[keys >> _SHIFT == self.place]
+            lower.append((kept & ((1 << _SHIFT) - 1)).to(torch.int16))
+        self.marked[at] = _Marked(packed(self.place + 1), packed(self.place), torch.cat(lower))
+        counts = torch.bincount(self.marked[at].lower.int(), minlength=1 << _SHIFT)
+        self.fine += counts.cpu()
         return found
 
-    def write(self, above: int, allow_overflow: bool, keep_seed: bool) -> Receipt:
-        """Settle the cut and perturb, parameter by parameter."""
+    def write(self, need: int, allow_overflow: bool, keep_seed: bool) -> Receipt:
+        """Settle the cut and perturb, parameter by parameter.
+
+        Args:
+            need: number of elements to take from the bin of the cut.
+            allow_overflow, keep_seed: see `perturb_`.
+        """
         call, parameters = self.call, self.call.parameters
-        key, ties, taken = self._settle(call.k[0] - above)
+        low, above = place_of(self.fine, need)
+        key, ties, taken = (self.place << _SHIFT) + low, int(self.fine[low]), need - above
+        if not call.k[0]:
+            key, ties, taken = -1, 0, 0
         scale = scale_of(call)
         if not allow_overflow and not cannot_overflow(parameters.tensors, scale, self._mode):
-            count = sum(int(self._apply(at, scale, check=True).sum()) for at in self._all)
+            count = sum(int(found[0]) for found in self._each(low, taken, scale, check=True))
             if count:
                 raise ValueError(
                     f"{_OP}: noise must leave weights finite, got {count} that overflow; "
                     "allow_overflow=True accepts them"
                 )
-        stats = torch.zeros(len(parameters.names), len(Stat), dtype=torch.int64)
-        for at in self._all:
-            stats[at] = self._apply(at, scale, check=False)[0].cpu()
-        for stat, value in zip((Stat.THRESHOLD, Stat.TIES, Stat.TIES_TAKEN), (key, ties, taken),
-                               strict=True):  # fmt: skip
+        rows = [found[0] for found in self._each(low, taken, scale, check=False)]
+        stats = torch.stack(rows) if rows else torch.zeros(0, len(Stat), dtype=torch.int64)
+        shared = (key, ties, taken)
+        for stat, value in zip((Stat.THRESHOLD, Stat.TIES, Stat.TIES_TAKEN), shared, strict=True):
             stats[:, stat] = value
         account = Account(parameters, scale.cpu(), stats, True)
         account.settle()
         return receipt_of(call, account, keep_seed)
 
-    @property
-    def _all(self) -> Sequence[int]:
-        return range(len(self.tensors))
+    def _each(self, low: int, taken: int, scale: Tensor, *, check: bool) -> Iterator[Tensor]:
+        """Perturb each parameter, or count what would overflow; one result for each.
+
+        Args:
+            low: lower bits of the threshold's key.
+            taken: how many elements that have this key are taken, lowest flat index first.
+            scale: standard deviation of the noise in each parameter.
+            check: count alone.
+        """
+        for at, marked in enumerate(self.marked):
+            if not self.call.k[0]:
+                yield torch.zeros(1, 1 if check else len(Stat), dtype=torch.int64)
+                continue
+            tied = marked.lower == low
+            first = tied.cumsum(0) <= taken
+            chosen = unpacked(marked.above, self.tensors[at].shape)
+            bin_of_cut = unpacked(marked.reached, chosen.shape) & ~chosen
+            chosen[bin_of_cut] = (marked.lower > low) | (tied & first)
+            del bin_of_cut, first
+            taken -= min(taken, int(tied.sum()))
+            yield self._apply(at, chosen, scale, check).cpu()
 
     @property
     def _mode(self) -> str:
         return self.strategy.mode
 
-    def _settle(self, need: int) -> tuple[int, int, int]:
-        """Unmark the candidates that are not among the greatest `need`.
-
-        Returns:
-            Key of the threshold (-1 where nothing is selected), number of elements that have it,
-            and how many of these are taken.
-        """
-        k = self.call.k[0]
-        sizes = [len(found.keys) for found in self.candidates]
-        keys = torch.cat([torch.empty(0, dtype=torch.int32), *(c.keys for c in self.candidates)])
-        # stable: those with one key stay in the order of their flat indices
-        order = keys.sort(descending=True, stable=True).indices if k else torch.empty(0).long()
-        out = torch.ones(len(keys), dtype=torch.bool)
-        out[order[:need]] = False
-        for at, (found, drop) in enumerate(zip(self.candidates, out.split(sizes), strict=True)):
-            local = found.local[drop].to(self.packed[at].device)
-            bit = torch.bitwise_left_shift(torch.ones_like(local), local & 7).to(torch.uint8)
-            self.packed[at].index_add_(0, local >> 3, bit.neg())  # each is set: takes it back
-            self.counts[at] -= len(local)
-        if not k:
-            return -1, 0, 0
-        key = int(keys[order[need - 1]])
-        at_cut = keys == key
-        return key, int(at_cut.sum()), int((at_cut & ~out).sum())
-
     @torch.no_grad()
-    def _apply(self, at: int, scale: Tensor, *, check: bool) -> Tensor:
-        """Perturb the marked elements of one parameter, or count those that would overflow."""
-        weight, parameters = self.tensors[at].detach(), self.call.parameters
-        if not self.counts[at]:
+    def _apply(self, at: int, chosen: Tensor, scale: Tensor, check: bool) -> Tensor:
+        """Perturb the chosen elements of one parameter, or count those that would overflow."""
+        weight, count = self.tensors[at].detach(), int(chosen.sum())
+        if not count:
             return torch.zeros(1, 1 if check else len(Stat), dtype=torch.int64)
-        marks = unpacked(self.packed[at], weight.shape).to(torch.bfloat16)
-        chosen = ([weight], [marks], scale[at : at + 1], self.call.rng, [self.counts[at]], False)
+        drawn = (scale[at : at + 1], self.call.rng, [count], False)
         how = ("grad", "error", self.strategy.noise, self._mode)
-        layout = list(parameters.layout[3 * at : 3 * at + 3])
+        layout = list(self.call.parameters.layout[3 * at : 3 * at + 3])
+        # marks in 16 bits are scores like any others: the greatest are the chosen ones
+        call = ([weight], [chosen.to(torch.bfloat16)], *drawn, *how)
         if check:
-            return reference.topk_perturb_overflow(*chosen, *how, layout)
-        return ops.topk_perturb_(*chosen, *how, True, layout)
+            return reference.topk_perturb_overflow(*call, layout)
+        return ops.topk_perturb_(*call, True, layout)

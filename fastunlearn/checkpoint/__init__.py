@@ -14,6 +14,7 @@ from fastunlearn.checkpoint.patch import (
     revert_patch,
 )
 from fastunlearn.checkpoint.receipt import CheckpointReceipt
+from fastunlearn.checkpoint.scores import save_scores
 from fastunlearn.checkpoint.stream import Digest
 
 __all__ = [
@@ -28,5 +29,6 @@ __all__ = [
     "patch_info",
     "perturb",
     "revert_patch",
+    "save_scores",
     "verify",
 ]

@@ -7,6 +7,15 @@ and every rank changes its own elements with the operations that a single proces
 
 from fastunlearn.distributed.agree import PeerError, PlanError
 from fastunlearn.distributed.operations import Perturber, perturb_
+from fastunlearn.distributed.selection import ShardSelection, select
 from fastunlearn.distributed.shards import Shard
 
-__all__ = ["PeerError", "Perturber", "PlanError", "Shard", "perturb_"]
+__all__ = [
+    "PeerError",
+    "Perturber",
+    "PlanError",
+    "Shard",
+    "ShardSelection",
+    "perturb_",
+    "select",
+]

@@ -13,14 +13,13 @@ from torch import Tensor, nn
 from fastunlearn._ops import Stat, ops
 from fastunlearn._version import __version__
 from fastunlearn.distributed.agree import Together
-from fastunlearn.distributed.cut import find_share
-from fastunlearn.distributed.shards import Sharded, sharded
+from fastunlearn.distributed.counting import Counter, root_mean_squares
+from fastunlearn.distributed.cut import Share, find_share
+from fastunlearn.distributed.shards import Sharded, layout_of, sharded, views_of
 from fastunlearn.overflow import cannot_overflow
 from fastunlearn.perturb import Account, receipt_of
 from fastunlearn.receipt import Receipt
 from fastunlearn.reference import ops as reference
-from fastunlearn.reference import rms
-from fastunlearn.reference.keys import INFINITY
 from fastunlearn.selection import Call, check_range
 from fastunlearn.strategies import RandomK, Strategy, TopK
 from fastunlearn.targets import Parameters, Scores, check_memory
@@ -68,9 +67,9 @@ def perturb_(
     """
     if not isinstance(target, (nn.Module, Mapping)):
         target = list(target)
-    device = _device(target)
+    device = device_of(target)
     together = Together("perturb_", group, device)
-    run = _Run(together, strategy, step, allow_overflow)
+    run = Run(together, strategy, step, allow_overflow)
     run.plan(target, scores, seed)
     stats = run.top_k() if isinstance(strategy, TopK) else run.random_k()
     return run.receipt(stats, keep_seed)
@@ -116,7 +115,7 @@ class Perturber:
         return receipt
 
 
-def _device(target: Any) -> torch.device:
+def device_of(target: Any) -> torch.device:
     """Where the counts are sent from: that of the first parameter."""
     if isinstance(target, nn.Module):
         first = next(target.parameters(), None)
@@ -128,13 +127,19 @@ def _device(target: Any) -> torch.device:
     return torch.device("cuda", torch.cuda.current_device()) if on_gpu else torch.device("cpu")
 
 
-class _Run:
-    """One call: the plan, the counts, and the write."""
+class Run:
+    """One call: the plan, the counts, and the write.
+
+    Attributes:
+        shards: what `plan` has found here.
+        k: the op argument `k` of the whole.
+        kind: what the operations make of stored scores.
+    """
 
     def __init__(
         self, together: Together, strategy: Strategy, step: int, allow_overflow: bool
     ) -> None:
-        self.together, self.strategy = together, strategy
+        self.together, self.op, self.strategy = together, together.op, strategy
         self.step, self.allow_overflow = step, allow_overflow
         self.per_tensor = getattr(strategy, "scope", None) == "tensor"
 
@@ -152,8 +157,8 @@ class _Run:
                 "shapes": shards.shapes,
                 "dtypes": [str(dtype) for dtype in shards.dtypes],
                 "placements": shards.placements,
-                "seed": None if seed is None else check_range("perturb_", "seed", seed, 64),
-                "step": check_range("perturb_", "step", self.step, 32),
+                "seed": None if seed is None else check_range(self.op, "seed", seed, 64),
+                "step": check_range(self.op, "step", self.step, 32),
                 "allow_overflow": self.allow_overflow,
                 "given_scores": scores is not None,
             }
@@ -164,61 +169,77 @@ class _Run:
         self.shards, self.seed = shards, drawn if seed is None else seed
         if owned != shards.numel:
             raise ValueError(
-                f"perturb_: shards must own every element once, got {owned} of {shards.numel}"
+                f"{self.op}: shards must own every element once, got {owned} of {shards.numel}"
             )
         self.k = self._parameters(shards).counts(self.strategy)
 
     def _shards(self, target: Any, scores: Any) -> Sharded:
         strategy, scored = self.strategy, isinstance(self.strategy, TopK)
         if not isinstance(strategy, (TopK, RandomK)):
-            raise TypeError(f"perturb_: strategy must be TopK or RandomK, got {strategy!r}")
+            raise TypeError(f"{self.op}: strategy must be TopK or RandomK, got {strategy!r}")
         if strategy.include or strategy.exclude:
-            raise ValueError("perturb_: include and exclude must be empty for shards; filter them")
+            raise ValueError(
+                f"{self.op}: include and exclude must be empty for shards; filter them"
+            )
         if isinstance(strategy, TopK):
             if scores is None and strategy.score in ("mas", "ratio"):
-                raise ValueError(f"perturb_: scores must be given for {strategy.score!r}, got None")
+                raise ValueError(
+                    f"{self.op}: scores must be given for {strategy.score!r}, got None"
+                )
             scored = scores is not None or strategy.score != "weight"
         elif scores is not None:
-            raise ValueError(f"perturb_: scores must be None for RandomK, got {type(scores)}")
-        shards = sharded("perturb_", target, self.together.rank, scored=scored, scores=scores)
+            raise ValueError(f"{self.op}: scores must be None for RandomK, got {type(scores)}")
+        shards = sharded(self.op, target, self.together.rank, scored=scored, scores=scores)
         names = [shards.names[piece.parameter] for piece in shards.pieces]
-        check_memory(Parameters.of("perturb_", names, _views(shards)))
+        check_memory(Parameters.of(self.op, names, views_of(shards)))
         self.kind = ""
         if isinstance(strategy, TopK):
             self.kind = "grad" if scores is not None else strategy.score
         elif self.per_tensor:
-            _check_whole(shards)
+            _check_whole(self.op, shards)
         return shards
 
     def _parameters(self, shards: Sharded) -> Parameters:
         """The parameters as a whole, with this rank's views in place of their tensors."""
-        described = (shards.names, _views(shards), shards.shapes, shards.dtypes)
-        return Parameters("perturb_", *described, _layout(shards), shards.numel)
+        described = (shards.names, views_of(shards), shards.shapes, shards.dtypes)
+        return Parameters(self.op, *described, layout_of(shards), shards.numel)
 
     def top_k(self) -> Tensor:
         """Find the cut with all ranks, and write this rank's share of it."""
-        strategy = cast(TopK, self.strategy)
-        counter = _Counter(self.together, self.shards, self.kind, strategy.nan, self.per_tensor)
-        share = find_share(counter, torch.tensor(self.k), counter.problem, self.shards.numel)
-        here = share.here.tolist() if self.per_tensor else [int(share.here.sum())]
-        ranked = (here, self.per_tensor, self.kind, strategy.nan)
-        stats = self._write("topk_perturb_", (counter.scores,), ranked, ())
+        share, here = self.share()
+        ranked = (here, self.per_tensor, self.kind, cast(TopK, self.strategy).nan)
+        scores = [piece.score for piece in self.shards.pieces]
+        stats = self._write("topk_perturb_", (scores,), ranked, ())
         shared = (share.key, share.ties, share.ties_taken)
         for stat, values in zip((Stat.THRESHOLD, Stat.TIES, Stat.TIES_TAKEN), shared, strict=True):
             stats[:, stat] = values
         return stats
 
+    def share(self) -> tuple[Share, list[int]]:
+        """Find the cut with all ranks; also the op argument `k` that gives this rank's part."""
+        nan = cast(TopK, self.strategy).nan
+        counter = Counter(self.together, self.shards, self.kind, nan, self.per_tensor)
+        share = find_share(counter, torch.tensor(self.k), counter.problem, self.shards.numel)
+        return share, share.here.tolist() if self.per_tensor else [int(share.here.sum())]
+
+    @property
+    def k_of_pieces(self) -> list[int]:
+        """The op argument `k` of Random-k."""
+        if self.per_tensor:
+            return [self.k[piece.parameter] for piece in self.shards.pieces]
+        return self.k
+
     def random_k(self) -> Tensor:
         """Write what Random-k selects here; nothing needs to be counted."""
-        k = [self.k[piece.parameter] for piece in self.shards.pieces] if self.per_tensor else self.k
+        k = self.k_of_pieces
         return self._write("randomk_perturb_", (), (k, self.per_tensor), (self.shards.numel,))
 
     def _write(self, name: str, scores: Any, ranked: Any, total: Any) -> Tensor:
         """Write once all ranks agree; statistics of each parameter, of what this rank has of it."""
         strategy, shards = self.strategy, self.shards
-        views, layout = _views(shards), _layout(shards)
+        views, layout = views_of(shards), layout_of(shards)
         self.scale = self._scale()
-        drawn = (self.scale[[piece.parameter for piece in shards.pieces]], self._rng(), *ranked)
+        drawn = (self.scale[[piece.parameter for piece in shards.pieces]], self.rng(), *ranked)
         how = (strategy.noise, strategy.mode)
         writes = bool(views) and (self.per_tensor or ranked[0] != [0] or name != "topk_perturb_")
 
@@ -236,7 +257,7 @@ class _Run:
         found = int(self.together.sum((1,), overflowing))
         if found:
             raise ValueError(
-                f"perturb_: noise must leave weights finite, got {found} that overflow on all "
+                f"{self.op}: noise must leave weights finite, got {found} that overflow on all "
                 "ranks together; allow_overflow=True accepts them"
             )
         stats = torch.zeros(len(shards.names), len(Stat), dtype=torch.int64)
@@ -252,16 +273,17 @@ class _Run:
         if self.strategy.rel_std is None:
             std = cast(float, self.strategy.std)
             return torch.full((len(self.shards.names),), std, dtype=torch.float64)
-        scale = _rms(self.together, self.shards) * self.strategy.rel_std
+        scale = root_mean_squares(self.together, self.shards) * self.strategy.rel_std
         if not bool(scale.isfinite().all()):
             first = self.shards.names[int((~scale.isfinite()).nonzero()[0])]
             raise ValueError(
-                f"perturb_: rel_std must meet a finite root mean square, got parameter {first!r} "
+                f"{self.op}: rel_std must meet a finite root mean square, got parameter {first!r} "
                 "with a NaN or an infinity"
             )
         return scale
 
-    def _rng(self) -> Tensor:
+    def rng(self) -> Tensor:
+        """The op argument `rng`."""
         seed = self.seed - (1 << 64) if self.seed >> 63 else self.seed
         return torch.tensor([seed, self.step])
 
@@ -280,110 +302,11 @@ class _Run:
         return receipt_of(call, account, keep_seed, count=sum(self.k))
 
 
-class _Counter:
-    """Counts keys and ties of this rank, and sums them over all ranks."""
-
-    def __init__(
-        self, together: Together, shards: Sharded, kind: str, nan: str, per_tensor: bool
-    ) -> None:
-        self.together, self.kind, self.nan = together, kind, nan
-        self.views, self.layout = _views(shards), _layout(shards)
-        self.scores = [piece.score for piece in shards.pieces]
-        self.owned = torch.tensor([piece.owned for piece in shards.pieces], dtype=torch.bool)
-        owner = torch.tensor([piece.parameter for piece in shards.pieces], dtype=torch.int64)
-        self.problems = len(shards.names) if per_tensor else 1
-        # Parts: each piece where tensors are problems of their own, else what this rank counts for
-        # all, and what it has beside.
-        self.problem = owner if per_tensor else torch.zeros(2, dtype=torch.int64)
-        self.counted = self.owned if per_tensor else torch.tensor([True, False])
-        self.row = list(range(len(owner))) if per_tensor else (~self.owned).int().tolist()
-        self.checked = nan != "error"
-
-    def keys(self, low: Tensor, shift: int, bins: int) -> tuple[Tensor, Tensor]:
-        """See `cut.Counts`; refuses NaN on all ranks."""
-        own = torch.zeros(len(self.problem), bins + 1, dtype=torch.int64)
-
-        def count() -> Tensor:
-            if self.views:
-                at = low[self.problem].tolist()
-                ranked = (self.views, self.scores, self.kind, self.nan)
-                own.copy_(ops.key_histogram(*ranked, self.row, at, shift, bins))
-            return self._counted(own)
-
-        total = self.together.sum((self.problems, bins + 1), count).cpu()
-        refused = int(total[:, bins].sum())
-        if refused:
-            raise ValueError(
-                f"perturb_: scores must not be NaN, got {refused} NaN on all ranks together; "
-                "nan='largest' or nan='smallest' accepts them"
-            )
-        return own[:, :bins], total[:, :bins]
-
-    def ties(self, key: Tensor, first: Tensor, shift: int, bins: int) -> tuple[Tensor, Tensor]:
-        """See `cut.Counts`."""
-        own = torch.zeros(len(self.problem), bins, dtype=torch.int64)
-
-        def count() -> Tensor:
-            if self.views:
-                ranked = (self.views, self.scores, self.kind, self.nan, self.row)
-                at = (key[self.problem].tolist(), first[self.problem].tolist())
-                own.copy_(ops.tie_histogram(*ranked, *at, shift, bins, self.layout))
-            return self._counted(own)
-
-        return own, self.together.sum((self.problems, bins), count).cpu()
-
-    def _counted(self, own: Tensor) -> Tensor:
-        """Add up by problem what this rank counts for all."""
-        total = torch.zeros(self.problems, own.shape[1], dtype=torch.int64)
-        return total.index_add_(0, self.problem[self.counted], own[self.counted])
-
-
-def _views(shards: Sharded) -> list[Tensor]:
-    return [piece.view for piece in shards.pieces]
-
-
-def _layout(shards: Sharded) -> list[int]:
-    return [number for piece in shards.pieces for number in piece.layout]
-
-
-def _check_whole(shards: Sharded) -> None:
+def _check_whole(op: str, shards: Sharded) -> None:
     """Refuse cut parameters."""
     for piece in shards.pieces:
         name, size = shards.names[piece.parameter], math.prod(shards.shapes[piece.parameter])
         if piece.view.numel() != size:
             raise ValueError(
-                f"perturb_: RandomK(scope='tensor') must have whole parameters, got a shard of "
-                f"{name!r}"
+                f"{op}: RandomK(scope='tensor') must have whole parameters, got a shard of {name!r}"
             )
-
-
-def _rms(together: Together, shards: Sharded) -> Tensor:
-    """Root mean square of each whole parameter: float64. The same bits as that of one process."""
-    count = len(shards.names)
-    owned = [piece for piece in shards.pieces if piece.owned]
-
-    def greatest() -> Tensor:
-        found = [0] * count
-        for piece in owned:
-            found[piece.parameter] = max(found[piece.parameter], rms.greatest_bits(piece.view))
-        return torch.tensor(found)
-
-    bits = together.greatest((count,), greatest).tolist()
-    top = [rms.key_to_float(value) for value in bits]
-    usual = [0 < value < INFINITY for value in bits]
-
-    def sums() -> Tensor:
-        found = torch.zeros(count, 2, dtype=torch.int64)
-        for piece in owned:
-            at = piece.parameter
-            if usual[at]:
-                shift = rms.shift_of(top[at])
-                found[at] += torch.tensor(rms.square_sums(piece.view, shift))
-        return found
-
-    halves = together.sum((count, 2), sums).tolist()
-    found = top
-    for at, ((high, low), shape) in enumerate(zip(halves, shards.shapes, strict=True)):
-        if usual[at]:
-            found[at] = rms.root(high, low, math.prod(shape), rms.shift_of(top[at]))
-    return torch.tensor(found, dtype=torch.float64)

@@ -74,6 +74,7 @@ class Sharded(NamedTuple):
     Attributes:
         names, shapes, dtypes: of the full parameters.
         placements: of each, in words: part of the plan that all ranks must share.
+        boxes: shape and offset of this rank's part of each.
         pieces: this rank's.
         numel: size of the flat index space.
     """
@@ -82,6 +83,7 @@ class Sharded(NamedTuple):
     shapes: list[tuple[int, ...]]
     dtypes: list[torch.dtype]
     placements: list[str]
+    boxes: list[tuple[tuple[int, ...], tuple[int, ...]]]
     pieces: list[Piece]
     numel: int
 
@@ -109,7 +111,7 @@ def sharded(op: str, target: Any, rank: int, *, scored: bool, scores: Any = None
         absent = [name for name, _ in named if name not in given]
         if absent:
             raise ValueError(f"{op}: scores must hold every parameter, got none for {absent[0]!r}")
-    found = Sharded([], [], [], [], [], 0)
+    found = Sharded([], [], [], [], [], [], 0)
     base = 0
     for number, (name, value) in enumerate(named):
         box, placement = _box(op, name, value, rank)
@@ -119,6 +121,7 @@ def sharded(op: str, target: Any, rank: int, *, scored: bool, scores: Any = None
         found.shapes.append(box.shape)
         found.dtypes.append(box.tensor.dtype)
         found.placements.append(placement)
+        found.boxes.append((tuple(box.tensor.shape), box.offset))
         for view, score, layout in pieces(
             box.tensor.detach(), grad.detach(), box.shape, box.offset
         ):
@@ -253,3 +256,13 @@ def _rows(box: Sequence[int], strides: Sequence[int]) -> tuple[int, int] | None:
         return None
     row, repeat = merged[0][0], merged[1][1] if len(merged) == 2 else merged[0][0]
     return row, repeat
+
+
+def views_of(shards: Sharded) -> list[Tensor]:
+    """The op argument `weights`."""
+    return [piece.view for piece in shards.pieces]
+
+
+def layout_of(shards: Sharded) -> list[int]:
+    """The op argument `layout`."""
+    return [number for piece in shards.pieces for number in piece.layout]

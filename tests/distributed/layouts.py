@@ -115,6 +115,9 @@ def one(number: int, group: list[DeviceMesh]) -> str | None:
     whole = [parameter.whole.clone() for parameter in parameters]
     for tensor, parameter in zip(whole, parameters, strict=True):
         tensor.grad = parameter.grad.clone()
+    differs = selected(number, plan, whole, parameters)
+    if differs:
+        return differs
     wanted = fu.perturb_(whole, plan, seed=number, step=1)
     found = fud.perturb_([p.held for p in parameters], plan, seed=number, step=1)
     for i, (tensor, parameter) in enumerate(zip(whole, parameters, strict=True)):
@@ -125,4 +128,26 @@ def one(number: int, group: list[DeviceMesh]) -> str | None:
         pair = getattr(found, name), getattr(wanted, name)
         if pair[0] != pair[1]:
             return f"call {number}: {name} {pair}: {plan}"
+    return None
+
+
+def selected(number: int, plan: Any, whole: list[Tensor], parameters: list[Made]) -> str | None:
+    """Compare what is selected, before anything is changed."""
+    wanted = fu.select(whole, plan, seed=number, step=1)
+    found = fud.select([p.held for p in parameters], plan, seed=number, step=1)
+    if (found.count, found.threshold) != (wanted.count, wanted.threshold):
+        return f"call {number}: select: {found.count}, {found.threshold}: {plan}"
+    base, indices = 0, []
+    for i, parameter in enumerate(parameters):
+        full = wanted.mask(str(i))
+        mask, own = full[parameter.box], found.masks()[str(i)]
+        if own.shape != mask.shape or not torch.equal(own, mask):
+            return f"call {number}: mask of parameter {i}, {parameter.held}: {plan}"
+        if found.counts[str(i)] != int(mask.sum()):
+            return f"call {number}: count of parameter {i}"
+        flat = torch.arange(base, base + full.numel()).view(full.shape)
+        indices.append(flat[parameter.box][mask].flatten())
+        base += full.numel()
+    if not torch.equal(found.indices(), torch.cat(indices).sort().values):
+        return f"call {number}: indices: {plan}"
     return None
