@@ -117,7 +117,6 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="Write the figures there, as JSON.")
     options = parser.parse_args()
     logging.set_verbosity_error()
-    torch.set_num_threads(2)
     size = SMALL if options.small else Size()
     found = run(size, options.seed, "runs/authors")
     print(f"{'':20}{'forget recall':>14}{'retain recall':>14}{'text ppl':>10}{'seconds':>9}")

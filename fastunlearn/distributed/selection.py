@@ -59,7 +59,7 @@ class ShardSelection:
         for view, bits, part in zip(views, self._packed, parts, strict=True):
             local = unpacked(bits, view.shape).flatten().nonzero().squeeze(1)
             found.append(part.to_global(local).cpu())
-        return torch.cat(found).sort().values
+        return torch.cat(found)  # pieces come in the order of their indices
 
 
 def select(

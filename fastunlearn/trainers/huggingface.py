@@ -178,7 +178,8 @@ class UnlearnTrainer(Trainer):
         if self.distill and any(hasattr(p, "placements") for p in model.parameters()):
             raise ValueError("UnlearnTrainer: distill must be 0 for sharded parameters")
         self._teacher = reference_copy(model) if self.distill else None
-        if isinstance(self.stepper.strategy, TopK):
+        strategy = self.stepper.strategy
+        if isinstance(strategy, TopK) and strategy.score != "weight":
             self._forget_gradients()
         self.receipt = self.stepper.perturb(model, 0).check()
         self.model_wrapped.zero_grad()

@@ -74,6 +74,8 @@ def placed(draw: random.Random, group: list[DeviceMesh], whole: Tensor, grad: Te
         return Made(whole, grad, held, (slice(None),) * whole.ndim)
     if kind < 0.4:
         return by_hand(draw, whole, grad)
+    if mesh.ndim == 2 and whole.ndim == 3 and draw.random() < 0.5:
+        dims = draw.sample([1, 2], 2)  # boxes that are no equally spaced rows
     if len(set(dims)) < len(dims):
         dims = [draw.choice(range(whole.ndim)), *[-1] * (mesh.ndim - 1)]
     placements = [Replicate() if dim < 0 else On(dim) for dim in dims]

@@ -113,3 +113,45 @@ def test_collectives_are_few_and_small(alone: None, monkeypatch: pytest.MonkeyPa
     sent.clear()
     fud.perturb_([shard()], fu.RandomK(2), seed=0)
     assert len(sent) == 2
+    for strategy, count in ((fu.TopK(2), 6), (fu.RandomK(2), 1)):
+        sent.clear()
+        fud.select([shard()], strategy, seed=0)
+        assert len(sent) == count
+
+
+def test_select_names_itself_and_takes_nothing(alone: None) -> None:
+    with pytest.raises(ValueError, match="^select: shards must own"):
+        fud.select([shard(owned=False)], fu.TopK(2))
+    with pytest.raises(ValueError, match="^select: scores must not be NaN"):
+        fud.select([shard(grad=torch.full((4, 3), float("nan")))], fu.TopK(2))
+    for strategy in (fu.TopK(0), fu.RandomK(0)):
+        found = fud.select([shard()], strategy, seed=0)
+        assert (found.count, found.counts, found.threshold) == (0, {"0": 0}, None)
+        assert not found.masks()["0"].any() and found.indices().numel() == 0
+
+
+@pytest.mark.parametrize(
+    ("dtype", "weight", "std"),
+    [
+        (torch.float16, 65504.0, 9.0),  # a large weight, little noise
+        (torch.float16, 0.0, 1e6),
+        (torch.bfloat16, -3.38e38, 1e36),
+        (torch.float32, 3.4e38, 1e38),
+    ],
+)
+def test_a_weight_that_would_overflow_is_refused(
+    alone: None, dtype: torch.dtype, weight: float, std: float
+) -> None:
+    tensor = torch.full((4, 3), weight, dtype=dtype)
+    before = tensor.clone()
+    given = [fud.Shard(tensor, (4, 3), (0, 0), torch.ones(4, 3))]
+    with pytest.raises(ValueError, match="that overflow on all ranks"):
+        fud.perturb_(given, fu.TopK(12, std=std), seed=0)
+    assert torch.equal(tensor, before)
+    receipt = fud.perturb_(given, fu.TopK(12, std=std), seed=0, allow_overflow=True)
+    assert receipt.overflow > 0 and tensor.isinf().any()
+
+
+def test_a_shard_of_nothing_does_not_overflow(alone: None) -> None:
+    empty = fud.Shard(torch.zeros(0, 3), (0, 3), (0, 0), torch.zeros(0, 3))
+    assert fud.perturb_([empty], fu.TopK(0), seed=0).n == 0

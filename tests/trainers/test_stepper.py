@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import doctest
+import importlib
 import subprocess
 import sys
 from pathlib import Path
@@ -36,3 +38,13 @@ def test_an_absent_package_is_named(module: str, absent: str, extra: str) -> Non
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     last = answer.stderr.strip().splitlines()[-1]
     assert last.startswith("ImportError: fastunlearn.trainers") and extra in last
+
+
+@pytest.mark.parametrize("module", ["huggingface", "accelerate", "lightning"])
+def test_examples_in_docstrings(
+    module: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("transformers" if module == "huggingface" else module)
+    monkeypatch.chdir(tmp_path)
+    failed, tried = doctest.testmod(importlib.import_module(f"fastunlearn.trainers.{module}"))
+    assert tried > 0 and failed == 0
