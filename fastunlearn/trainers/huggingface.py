@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator
 from dataclasses import replace
@@ -9,6 +10,8 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
+from torch.utils.data.distributed import DistributedSampler
 
 from fastunlearn._finetune import exchange_states, reference_copy
 from fastunlearn.divergence import jensen_shannon
@@ -232,14 +235,17 @@ class UnlearnTrainer(Trainer):
         return jensen_shannon(logits, aim, "mean")
 
     def _endless_forget(self) -> Iterator[Any]:
-        loader = self.get_test_dataloader(self.forget_dataset)
-        size = self.args.train_batch_size
-        generator = torch.Generator().manual_seed(self.args.seed)
-        loader = torch.utils.data.DataLoader(
-            loader.dataset, size, shuffle=True, collate_fn=loader.collate_fn, generator=generator
+        """Batches of the forget set without end, this process's part of them."""
+        like, seed = self.get_test_dataloader(self.forget_dataset), self.args.seed
+        # not prepared by accelerate, which would take its end for that of the retain set
+        ranks = (max(self.args.world_size, 1), self.args.process_index)
+        sampler: DistributedSampler[Any] = DistributedSampler(
+            self.forget_dataset, *ranks, shuffle=True, seed=seed
         )
-        loader = self.accelerator.prepare(loader)
-        while True:
+        size = self.args.train_batch_size
+        loader = DataLoader(like.dataset, size, sampler=sampler, collate_fn=like.collate_fn)
+        for epoch in itertools.count():
+            sampler.set_epoch(epoch)
             yield from loader
 
     def _forget_gradients(self) -> None:

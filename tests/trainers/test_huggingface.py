@@ -230,10 +230,10 @@ def test_the_divergence_is_over_tokens_that_count(tmp_path: Path) -> None:
     found = trainer._divergence(model, dict(batch))
     logits, aim = model(batch["input_ids"]).logits, trainer._teacher(batch["input_ids"]).logits
     every = fu.divergence.jensen_shannon(logits[:, :-1], aim[:, :-1], "none")
-    assert float(found) == pytest.approx(float(every.mean()), rel=1e-5)
+    assert found.item() == pytest.approx(every.mean().item(), rel=1e-5)
     batch["labels"][:, 3:] = -100
     found = trainer._divergence(model, dict(batch))
-    assert float(found) == pytest.approx(float(every[:, :2].mean()), rel=1e-5)
+    assert found.item() == pytest.approx(every[:, :2].mean().item(), rel=1e-5)
 
 
 def scaled(trainer: Any, factor: float) -> Any:

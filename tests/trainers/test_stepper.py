@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import doctest
 import importlib
+import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -23,6 +25,26 @@ def test_replicas_stay_alike_and_shards_are_one_model(tmp_path: Path) -> None:
     ]  # fmt: skip
     said = [process.communicate(timeout=150) for process in ranks]
     assert [out.strip() for out, _ in said] == ["alike"] * 2, "\n".join(err for _, err in said)
+
+
+@pytest.mark.parametrize("distill", ["0", "1"])
+def test_the_trainer_under_ddp(tmp_path: Path, distill: str) -> None:
+    pytest.importorskip("transformers")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    world = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    ranks = [
+        subprocess.Popen(
+            [sys.executable, RUN.with_name("run_trainer.py"), tmp_path, distill],
+            env={**os.environ, **world, "RANK": str(rank), "LOCAL_RANK": str(rank),
+                 "OMP_NUM_THREADS": "1"},
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )
+        for rank in range(2)
+    ]  # fmt: skip
+    said = [process.communicate(timeout=150) for process in ranks]
+    assert ["alike" in out for out, _ in said] == [True] * 2, "\n".join(err for _, err in said)
 
 
 @pytest.mark.parametrize(
