@@ -166,6 +166,8 @@ class UnlearnTrainer(Trainer):
     ) -> None:
         _check(distill, teacher, teacher_steps, forget_dataset, options.get("train_dataset"))
         super().__init__(model, args, **options)
+        if getattr(self, "is_deepspeed_enabled", False):
+            raise ValueError("UnlearnTrainer: DeepSpeed must be off: it keeps weights of its own")
         self.stepper = Stepper("UnlearnTrainer", strategy, unlearn_seed, 1, keep_seed)
         self.forget_dataset, self.distill = forget_dataset, float(distill)
         self.teacher_kind, self.teacher_steps = teacher, teacher_steps

@@ -13,6 +13,9 @@ from fastunlearn.perturb import perturb_
 from fastunlearn.receipt import Receipt
 from fastunlearn.strategies import RandomK, TopK
 
+# Attributes that engines put on parameters whose tensors are shards without saying so.
+_HIDDEN_SHARDS = {"ds_id": "DeepSpeed", "_fsdp_flattened": "FSDP1"}
+
 
 class Stepper:
     """Perturbs a model after every n-th step of its optimizer.
@@ -73,6 +76,13 @@ class Stepper:
         target = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
         if not target:
             raise ValueError(f"{self.op}: model must have a parameter that requires a gradient")
+        for name, parameter in target:
+            for mark, engine in _HIDDEN_SHARDS.items():
+                if hasattr(parameter, mark):
+                    raise ValueError(
+                        f"{self.op}: parameters must be whole or DTensors, got {name!r}, of which "
+                        f"{engine} hides the shards; FSDP2 (fully_shard) is supported"
+                    )
         if self.seed is None:
             self.seed = shared_seed(target[0][1].device)
         how: dict[str, Any] = {"seed": self.seed, "step": step, "keep_seed": self.keep_seed}

@@ -11,6 +11,13 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.distributed.fsdp import FullyShardedDataParallel
+
+import fastunlearn as fu
+from fastunlearn.trainers.stepper import Stepper
 
 RUN = Path(__file__).with_name("run_ranks.py")
 
@@ -70,3 +77,20 @@ def test_examples_in_docstrings(
     monkeypatch.chdir(tmp_path)
     failed, tried = doctest.testmod(importlib.import_module(f"fastunlearn.trainers.{module}"))
     assert tried > 0 and failed == 0
+
+
+def test_shards_that_an_engine_hides_are_refused(tmp_path: Path) -> None:
+    stepper = Stepper("test", fu.RandomK(1), 0, 1, False)
+    model = nn.Linear(2, 2)
+    model.weight.ds_id = 0  # as DeepSpeed's ZeRO-3 does
+    with pytest.raises(ValueError, match="got 'weight', of which DeepSpeed hides"):
+        stepper.perturb(model, 0)
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    try:
+        flat = FullyShardedDataParallel(
+            nn.Linear(2, 2), device_id=torch.device("cpu"), use_orig_params=True
+        )
+        with pytest.raises(ValueError, match="of which FSDP1 hides the shards"):
+            stepper.perturb(flat, 0)
+    finally:
+        dist.destroy_process_group()
