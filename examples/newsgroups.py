@@ -14,7 +14,7 @@ import json
 import random
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -202,10 +202,7 @@ def run(size: Size, what: str, seed: int) -> dict[str, Any]:
         "top_k": ("Top-K, K = 1 %", fu.recipes.Recipe(fu.TopK(0.01), distill=0, lr=scale)),
         "recommended": (
             "Recommended recipe",
-            fu.recipes.Recipe(
-                fu.recipes.RECOMMENDED.strategy, teacher="perturbed", distill=2.0, passes=1.5,
-                teacher_passes=2.0, lr=scale, teacher_lr=4 * scale,
-            ),
+            replace(fu.recipes.RECOMMENDED, lr=scale, teacher_lr=4 * scale),
         ),
     }  # fmt: skip
 
