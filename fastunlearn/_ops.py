@@ -11,7 +11,8 @@ Arguments that several operations share:
     rng: int64, shape (2,): seed (64 bits) and step (32 bits).
     k: one count, or one for each tensor where `per_tensor`.
     score, nan, noise: names, see `fastunlearn.strategies`.
-    update: the strategy's `mode`; torch's functionalisation keeps that word for itself.
+    update: the strategy's `mode`, with "_stochastic" after it for that `rounding`; torch's
+        functionalisation keeps the word `mode` for itself.
     layout: base, row_len and row_stride of each tensor in turn (`reference.memory.Layout`).
     total: size of the flat index space, shards on other processes included.
     row: of the result, to which each tensor is counted.

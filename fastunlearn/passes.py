@@ -264,7 +264,7 @@ class _Marks(_Counts):
         if not call.k[0]:
             key, ties, taken = -1, 0, 0
         scale = scale_of(call)
-        if not allow_overflow and not cannot_overflow(parameters.tensors, scale, self._mode):
+        if not (allow_overflow or cannot_overflow(parameters.tensors, scale, self.strategy.mode)):
             count = sum(int(found[0]) for found in self._each(low, taken, scale, check=True))
             if count:
                 raise ValueError(
@@ -302,10 +302,6 @@ class _Marks(_Counts):
             taken -= min(taken, int(tied.sum()))
             yield self._apply(at, chosen, scale, check).cpu()
 
-    @property
-    def _mode(self) -> str:
-        return self.strategy.mode
-
     @torch.no_grad()
     def _apply(self, at: int, chosen: Tensor, scale: Tensor, check: bool) -> Tensor:
         """Perturb the chosen elements of one parameter, or count those that would overflow."""
@@ -313,7 +309,7 @@ class _Marks(_Counts):
         if not count:
             return torch.zeros(1, 1 if check else len(Stat), dtype=torch.int64)
         drawn = (scale[at : at + 1], self.call.rng, [count], False)
-        how = ("grad", "error", self.strategy.noise, self._mode)
+        how = ("grad", "error", self.strategy.noise, self.strategy.update)
         layout = list(self.call.parameters.layout[3 * at : 3 * at + 3])
         # marks in 16 bits are scores like any others: the greatest are the chosen ones
         call = ([weight], [chosen.to(torch.bfloat16)], *drawn, *how)

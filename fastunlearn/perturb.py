@@ -110,7 +110,7 @@ def _run(call: Call, scale: Tensor, allow_overflow: bool) -> Tensor:
     if not parameters.tensors:
         return torch.zeros(0, len(Stat), dtype=torch.int64, device="cpu")
     drawn = (scale, call.rng, call.k, call.per_tensor)
-    written = (strategy.noise, strategy.mode, allow_overflow, parameters.layout)
+    written = (strategy.noise, strategy.update, allow_overflow, parameters.layout)
     if isinstance(strategy, TopK):
         ranked = (call.score_kind, strategy.nan)
         tensors = (parameters.tensors, call.scores)

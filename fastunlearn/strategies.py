@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal, get_args
 
 Noise = Literal["normal", "uniform", "laplace"]
 Mode = Literal["add", "replace", "zero"]
+Rounding = Literal["nearest", "stochastic"]
 Scope = Literal["global", "tensor"]
 Score = Literal["grad", "fisher", "mas", "taylor", "ratio", "weight"]
 NanPolicy = Literal["error", "largest", "smallest"]
@@ -28,6 +29,10 @@ class Strategy:
             parameter lives in [ours].
         noise: "normal", "uniform" or "laplace"; each has mean 0 and the standard deviation above.
         mode: "add" (w + noise), "replace" (noise) or "zero" (0).
+        rounding: how a new value becomes one of a 16-bit type (others round to nearest): "nearest",
+            or "stochastic", up or down at random so that the expected value is the exact one.
+            Noise below half a unit in the last place is lost by the first and kept, on average,
+            by the second [ours].
         scope: "global" selects K of the whole model, "tensor" applies the rule in each tensor.
         include: parameter-name patterns (`fnmatch`); where given, only matching names take part.
         exclude: parameter-name patterns of parameters left out.
@@ -41,6 +46,7 @@ class Strategy:
     rel_std: float | None = None
     noise: Noise = "normal"
     mode: Mode = "add"
+    rounding: Rounding = "nearest"
     scope: Scope = "global"
     include: Sequence[str] = ()
     exclude: Sequence[str] = ()
@@ -52,6 +58,7 @@ class Strategy:
         self._check_scale()
         self._check_choice("noise", get_args(Noise))
         self._check_choice("mode", get_args(Mode))
+        self._check_choice("rounding", get_args(Rounding))
         self._check_choice("scope", get_args(Scope))
         for field in ("include", "exclude"):
             object.__setattr__(self, field, self._patterns(field))
@@ -91,6 +98,12 @@ class Strategy:
             self._fail(field, "a sequence of strings", TypeError)
         return tuple(value)
 
+    @property
+    def update(self) -> str:
+        """What the operations call mode and rounding together."""
+        stochastic = self.rounding == "stochastic" and self.mode != "zero"
+        return f"{self.mode}_stochastic" if stochastic else self.mode
+
     def count(self, n: int) -> int:
         """Number of elements that `k` means among n."""
         return self.k if isinstance(self.k, int) else round(self.k * n)
@@ -114,7 +127,7 @@ class TopK(Strategy):
             them with `score`, or let `unlearn` do so. Scores given by the caller are used as they
             are.
         nan: "error", or count a NaN score as the "largest" or as the "smallest" (0).
-        k, std, rel_std, noise, mode, scope, include, exclude: see `Strategy`.
+        k, std, rel_std, noise, mode, rounding, scope, include, exclude: see `Strategy`.
 
     Example:
         >>> TopK(0.01, std=0.1).count(1000)
@@ -146,7 +159,7 @@ class RandomK(Strategy):
     Needs no gradient. The subset is a function of the seed, the step and the number of parameters.
 
     Args:
-        k, std, rel_std, noise, mode, scope, include, exclude: see `Strategy`.
+        k, std, rel_std, noise, mode, rounding, scope, include, exclude: see `Strategy`.
 
     Example:
         >>> RandomK(500, rel_std=1.0, noise="laplace").to_dict()["rel_std"]

@@ -58,9 +58,10 @@ def test_the_bits_and_the_receipt_of_one_pass(k: Any, dtype: Any, score: Any, ti
 
 
 @pytest.mark.parametrize("how", [{"mode": "replace"}, {"mode": "zero"}, {"noise": "laplace"},
+                                 {"rounding": "stochastic", "std": 1e-3},
                                  {"include": ["4.*"]}, {"exclude": ["0.weight"]}])  # fmt: skip
 def test_strategies(how: Any) -> None:
-    found, wanted = both(fu.TopK(0.1, std=0.3, **how))
+    found, wanted = both(fu.TopK(0.1, **{"std": 0.3, **how}), torch.bfloat16)
     assert found.to_dict() == wanted.to_dict()
 
 

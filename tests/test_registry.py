@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import get_args
 
 import torch
@@ -30,9 +31,11 @@ def test_every_score_is_served() -> None:
 
 
 def test_every_mode_is_served() -> None:
-    for mode in get_args(strategies.Mode):
+    for mode, rounding in itertools.product(
+        get_args(strategies.Mode), get_args(strategies.Rounding)
+    ):
         weight = torch.ones(3)
-        strategy = strategies.RandomK(3, mode=mode)
+        strategy = strategies.RandomK(3, mode=mode, rounding=rounding)
         _ops.ops.randomk_perturb_(
             [weight],
             torch.full((1,), 0.1, dtype=torch.float64),
@@ -40,7 +43,7 @@ def test_every_mode_is_served() -> None:
             [3],
             False,
             strategy.noise,
-            strategy.mode,
+            strategy.update,
             False,
             [0, 3, 3],
             3,

@@ -70,8 +70,20 @@ inline constexpr Named<NanRule> kNanRules[] = {
 inline constexpr Named<NoiseKind> kNoises[] = {{"normal", NoiseKind::kNormal},
                                                {"uniform", NoiseKind::kUniform},
                                                {"laplace", NoiseKind::kLaplace}};
-inline constexpr Named<UpdateMode> kUpdates[] = {
-    {"add", UpdateMode::kAdd}, {"replace", UpdateMode::kReplace}, {"zero", UpdateMode::kZero}};
+
+// What becomes of the selected weights.
+struct Update {
+  UpdateMode mode;
+  Rounding rounding;
+};
+
+inline constexpr Named<Update> kUpdates[] = {
+    {"add", {UpdateMode::kAdd, Rounding::kNearest}},
+    {"replace", {UpdateMode::kReplace, Rounding::kNearest}},
+    {"zero", {UpdateMode::kZero, Rounding::kNearest}},
+    {"add_stochastic", {UpdateMode::kAdd, Rounding::kStochastic}},
+    {"replace_stochastic", {UpdateMode::kReplace, Rounding::kStochastic}},
+};
 
 inline void check_rng(const at::Tensor& rng) {
   TORCH_CHECK_VALUE(rng.numel() == 2, "fastunlearn: rng must be 2 numbers, got ", rng.numel());

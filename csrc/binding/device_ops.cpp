@@ -192,7 +192,8 @@ void refuse_infinite(const char* op, const Tensor& scale) {
 }
 
 cuda::Change change_of(Name noise, Name update, bool allow_overflow) {
-  return {lookup("noise", noise, kNoises), lookup("update", update, kUpdates), allow_overflow};
+  const auto [mode, rounding] = lookup("update", update, kUpdates);
+  return {lookup("noise", noise, kNoises), mode, rounding, allow_overflow};
 }
 
 void set_counts(std::vector<cuda::Tensor>* tensors, at::IntArrayRef k, bool per_tensor) {

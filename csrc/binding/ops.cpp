@@ -74,8 +74,13 @@ Change change_of(const char* op, TensorList weights, const Tensor& scale, const 
   check_scale(op, weights, scale);
   const Tensor values = scale.contiguous();
   const double* const begin = values.const_data_ptr<double>();
-  return {std::vector<double>(begin, begin + values.numel()), rng_of(rng),
-          lookup("noise", noise, kNoises), lookup("update", update, kUpdates), allow_overflow};
+  const auto [mode, rounding] = lookup("update", update, kUpdates);
+  return {std::vector<double>(begin, begin + values.numel()),
+          rng_of(rng),
+          lookup("noise", noise, kNoises),
+          mode,
+          rounding,
+          allow_overflow};
 }
 
 // Every tensor whole; where in the index space does not matter.

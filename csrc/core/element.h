@@ -9,6 +9,7 @@
 #include "core/lanes.h"
 #include "core/params.h"
 #include "core/platform.h"
+#include "core/rounding.h"
 
 namespace fastunlearn {
 
@@ -16,6 +17,7 @@ namespace fastunlearn {
 struct RowChange {
   double scale;
   UpdateMode mode;
+  Rounding rounding;
 };
 
 // What the update of some weights met.
@@ -80,9 +82,16 @@ FASTUNLEARN_HD double scaled_add(double old, float z, double scale, bool add) {
 #endif
 }
 
-// The new value of a weight: one multiply and one add in fp32 (fp64 weights: fp64), one rounding.
+// Whether the update of weights of type T reads words of the rounding stream.
 template <class T>
-FASTUNLEARN_HD T update_element(T weight, float z, RowChange change, Tally* tally) {
+FASTUNLEARN_HD bool rounds_by_words(UpdateMode mode, Rounding rounding) {
+  return sizeof(T) == 2 && rounding == Rounding::kStochastic && mode != UpdateMode::kZero;
+}
+
+// The new value of a weight: one multiply and one add in fp32 (fp64 weights: fp64), one rounding.
+//   word: of the rounding stream; read where `rounds_by_words`
+template <class T>
+FASTUNLEARN_HD T update_element(T weight, float z, uint32_t word, RowChange change, Tally* tally) {
   using Wide = decltype(widen(weight));
   const Wide old = widen(weight);
   Wide value = 0;
@@ -91,6 +100,12 @@ FASTUNLEARN_HD T update_element(T weight, float z, RowChange change, Tally* tall
   }
   T out;
   round_to(value, &out);
+  if constexpr (sizeof(T) == 2) {
+    if (rounds_by_words<T>(change.mode, change.rounding) && value == value) {
+      const uint32_t raw = round_stochastically<ScalarLanes>(&out, ScalarLanes::bits(value), word);
+      out.bits = static_cast<uint16_t>(raw);
+    }
+  }
   const Wide rounded = widen(out);
   tally->overflow += is_finite(old) && !is_finite(rounded);
   tally->unchanged += old == rounded;

@@ -21,8 +21,8 @@ struct Rng {
 
 // Counter word 2: one stream for each purpose, so that no two purposes ever read the same word.
 inline constexpr uint32_t kStreamNoise = 0;
-inline constexpr uint32_t kStreamRounding = 1;  // reserved: stochastic rounding of 16-bit weights
-inline constexpr uint32_t kStreamSample = 2;    // positions that the bracket samples
+inline constexpr uint32_t kStreamRounding = 1;         // stochastic rounding of 16-bit weights
+inline constexpr uint32_t kStreamSample = 2;           // positions that the bracket samples
 inline constexpr uint32_t kStreamPermutation = 0x100;  // + block number: round keys of Random-k
 
 inline constexpr int kPhiloxRounds = 10;

@@ -29,6 +29,12 @@ struct Scan {
   int sure, maybe;
 };
 
+// What was drawn for the chosen elements, in their order; each with room for 16 more.
+struct Drawn {
+  const float* z;         // noise
+  const uint32_t* words;  // of the rounding stream, or null where weights round to nearest
+};
+
 struct Kernels {
   // Compare the keys of x (shape (count,), count <= kBlock) with a bracket.
   //   sure, maybe: shape (ceil(count / 64),), one bit for each element: key > hi, lo <= key <= hi;
@@ -44,9 +50,10 @@ struct Kernels {
   // out: room for as many plus kExpandSlack.
   int (*expand)(const uint64_t* words, int num_words, int first, uint16_t* out);
 
-  // Words of the noise stream that flat indices own; index, words: shape (count,).
-  void (*words_at)(const uint64_t* index, int count, const Rng& rng, uint32_t* words);
-  // Words of any stream for 4 * num_blocks indices in a row from 4 * first_block; words: room for a
+  // Words of a stream that flat indices own; index, words: shape (count,).
+  void (*words_at)(const uint64_t* index, int count, const Rng& rng, uint32_t stream,
+                   uint32_t* words);
+  // The same for 4 * num_blocks indices in a row from 4 * first_block; words: room for a
   // multiple of 64 of them.
   void (*words_from)(uint64_t first_block, int num_blocks, const Rng& rng, uint32_t stream,
                      uint32_t* words);
@@ -63,13 +70,12 @@ struct Kernels {
   void (*pack)(uint32_t* words, const uint64_t* mask, int count);
 
   // Update the elements of w whose bit in `mask` (shape (ceil(count / 64),)) is set.
-  //   w: shape (count,). z: shape (number of bits set,), room for 16 more. Where not `commit`, w
-  //   stays as it is.
-  void (*update_f32)(float* w, const float* z, const uint64_t* mask, int count, RowChange change,
+  //   w: shape (count,). drawn: shapes (number of bits set,). Where not `commit`, w stays as it is.
+  void (*update_f32)(float* w, Drawn drawn, const uint64_t* mask, int count, RowChange change,
                      bool commit, Tally* tally);
-  void (*update_bf16)(BFloat16* w, const float* z, const uint64_t* mask, int count,
-                      RowChange change, bool commit, Tally* tally);
-  void (*update_f16)(Float16* w, const float* z, const uint64_t* mask, int count, RowChange change,
+  void (*update_bf16)(BFloat16* w, Drawn drawn, const uint64_t* mask, int count, RowChange change,
+                      bool commit, Tally* tally);
+  void (*update_f16)(Float16* w, Drawn drawn, const uint64_t* mask, int count, RowChange change,
                      bool commit, Tally* tally);
 };
 

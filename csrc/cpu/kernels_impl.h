@@ -113,7 +113,7 @@ inline typename V::U pick(const PhiloxBlock<V>& block, typename V::U lane) {
 }
 
 template <class V>
-void words_at(const uint64_t* index, int count, const Rng& rng, uint32_t* words) {
+void words_at(const uint64_t* index, int count, const Rng& rng, uint32_t stream, uint32_t* words) {
   using U = typename V::U;
   constexpr int kLanes = V::kLanes;
   const PhiloxKeys<V> keys(rng.seed);
@@ -127,8 +127,7 @@ void words_at(const uint64_t* index, int count, const Rng& rng, uint32_t* words)
     }
     U low, high;
     V::load_halves(from, &low, &high);
-    const auto block =
-        philox_block<V>(low >> 2 | high << 30, high >> 2, kStreamNoise, rng.step, keys);
+    const auto block = philox_block<V>(low >> 2 | high << 30, high >> 2, stream, rng.step, keys);
     uint32_t out[kLanes];
     V::store_u(out, pick<V>(block, low & V::splat_u(3u)));
     std::memcpy(words + i, out, filled * sizeof(uint32_t));
@@ -253,19 +252,33 @@ void permute(const Permutation& permutation, uint64_t first, int count, uint64_t
   } while (walkers > 0 || next < count);
 }
 
+// What was drawn for each lane's element.
+template <class V>
+struct DrawnLanes {
+  typename V::F z;
+  typename V::U words;
+};
+
 // The new value of a weight as storage bits; both in lanes.
 template <class V, class T>
-inline typename V::U updated(typename V::F old, typename V::F z, typename V::F scale,
-                             UpdateMode mode) {
+inline typename V::U updated(typename V::F old, DrawnLanes<V> drawn, typename V::F scale,
+                             RowChange change) {
   using F = typename V::F;
   using U = typename V::U;
-  if (mode == UpdateMode::kZero) return V::splat_u(0);
-  const F step = V::mul(z, scale);
-  const F sum = mode == UpdateMode::kReplace ? step : V::add(old, step);
+  const T* const tag = nullptr;
+  if (change.mode == UpdateMode::kZero) return V::splat_u(0);
+  const F step = V::mul(drawn.z, scale);
+  const F sum = change.mode == UpdateMode::kReplace ? step : V::add(old, step);
   // A NaN gets the default payload: payloads differ between processors.
   const U bits = sum == sum ? V::bits(sum) : V::splat_u(0x7FC00000u);
-  const U raw = bits_to_raw<V>(static_cast<const T*>(nullptr), bits);
-  const U nan = bits_to_raw<V>(static_cast<const T*>(nullptr), V::splat_u(0x7FC00000u));
+  U raw;
+  if constexpr (sizeof(T) == 2) {
+    raw = change.rounding == Rounding::kStochastic ? round_stochastically<V>(tag, bits, drawn.words)
+                                                   : bits_to_raw<V>(tag, bits);
+  } else {
+    raw = bits_to_raw<V>(tag, bits);
+  }
+  const U nan = bits_to_raw<V>(tag, V::splat_u(0x7FC00000u));
   return sum == sum ? raw : nan;
 }
 
@@ -285,13 +298,13 @@ struct LaneTally {
 // Updates the chosen of V::kLanes weights, at least one. A vector comparison gives -1 where it
 // holds.
 template <class V, class T>
-inline void update_lanes(T* w, typename V::F z, typename V::F scale, uint32_t chosen,
-                         UpdateMode mode, bool commit, LaneTally<V>* tally) {
+inline void update_lanes(T* w, DrawnLanes<V> drawn, typename V::F scale, uint32_t chosen,
+                         RowChange change, bool commit, LaneTally<V>* tally) {
   using I = typename V::I;
   using U = typename V::U;
   const U raw = V::load_raw(w);
   const auto old = V::from_bits(raw_to_bits<V>(w, raw));
-  const U fresh = updated<V, T>(old, z, scale, mode);
+  const U fresh = updated<V, T>(old, drawn, scale, change);
   const auto value = V::from_bits(raw_to_bits<V>(w, fresh));
   const I infinity = (I)V::splat_u(0x7F800000u);
   const U magnitude = V::splat_u(0x7FFFFFFFu);
@@ -316,8 +329,21 @@ void pack(uint32_t* words, const uint64_t* mask, int count) {
   }
 }
 
+// Takes what was drawn for the chosen lanes from the front of the lists.
+template <class V>
+inline DrawnLanes<V> take_lanes(uint32_t chosen, Drawn* drawn) {
+  const int count = __builtin_popcount(chosen);
+  DrawnLanes<V> out = {V::from_bits(V::unpack(V::load_u(drawn->z), chosen)), {}};
+  drawn->z += count;
+  if (drawn->words != nullptr) {
+    out.words = V::unpack(V::load_u(drawn->words), chosen);
+    drawn->words += count;
+  }
+  return out;
+}
+
 template <class V, class T>
-void update(T* w, const float* z, const uint64_t* mask, int count, RowChange change, bool commit,
+void update(T* w, Drawn drawn, const uint64_t* mask, int count, RowChange change, bool commit,
             Tally* tally) {
   constexpr int kLanes = V::kLanes;
   constexpr uint32_t kAll = (uint32_t{1} << kLanes) - 1;
@@ -326,17 +352,16 @@ void update(T* w, const float* z, const uint64_t* mask, int count, RowChange cha
   const int whole = count / kLanes * kLanes;
   for (int i = 0; i < whole; i += kLanes) {
     const uint32_t chosen = static_cast<uint32_t>(mask[i / 64] >> i % 64) & kAll;
-    const auto own = V::from_bits(V::unpack(V::load_u(z), chosen));
-    z += __builtin_popcount(chosen);
-    update_lanes<V>(w + i, own, scale, chosen, change.mode, commit, &found);
+    const DrawnLanes<V> own = take_lanes<V>(chosen, &drawn);
+    update_lanes<V>(w + i, own, scale, chosen, change, commit, &found);
   }
   const int rest = count - whole;
   if (rest > 0) {
     const uint32_t chosen = static_cast<uint32_t>(mask[whole / 64] >> whole % 64) & kAll;
-    const auto own = V::from_bits(V::unpack(V::load_u(z), chosen));
+    const DrawnLanes<V> own = take_lanes<V>(chosen, &drawn);
     T padded[kLanes] = {};
     std::memcpy(padded, w + whole, rest * sizeof(T));
-    update_lanes<V>(padded, own, scale, chosen, change.mode, commit, &found);
+    update_lanes<V>(padded, own, scale, chosen, change, commit, &found);
     for (int i = 0; commit && i < rest; ++i) {
       if ((chosen >> i & 1u) != 0) w[whole + i] = padded[i];
     }

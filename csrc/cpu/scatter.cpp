@@ -101,6 +101,10 @@ class ScatterWriter : public Scatter {
       const DType dtype = parameter.weight.dtype();
       if (std::find(dtypes_.begin(), dtypes_.end(), dtype) == dtypes_.end()) {
         dtypes_.push_back(dtype);
+        dispatch(dtype, [&](auto* type) {
+          using T = std::remove_pointer_t<decltype(type)>;
+          rounds_by_words_ |= rounds_by_words<T>(change.mode, change.rounding);
+        });
       }
     }
   }
@@ -144,19 +148,23 @@ class ScatterWriter : public Scatter {
     Counts* const counts = this->counts(worker);
     Before* journal = journal_for(images);
     float z[kBatch + 16] = {};
+    uint32_t rounding[kBatch] = {};
     fetch(images, 0);
     for (int first = 0; first < images.count; first += kBatch) {
       const int count = std::min(kBatch, images.count - first);
       fetch(images, first + kBatch);
       if (change_.mode != UpdateMode::kZero) {
         uint32_t words[kBatch + 16];
-        kernels_.words_at(images.index + first, count, change_.rng, words);
+        kernels_.words_at(images.index + first, count, change_.rng, kStreamNoise, words);
         kernels_.noise(change_.noise, words, count, z);
+      }
+      if (rounds_by_words_) {
+        kernels_.words_at(images.index + first, count, change_.rng, kStreamRounding, rounding);
       }
       for (const DType dtype : dtypes_) {
         dispatch(dtype, [&](auto* type) {
           using T = std::remove_pointer_t<decltype(type)>;
-          journal = write_some<T>(images, first, count, dtype, z, counts, journal);
+          journal = write_some<T>(images, first, count, dtype, {z, rounding}, counts, journal);
         });
       }
     }
@@ -164,7 +172,7 @@ class ScatterWriter : public Scatter {
 
   // Those of the elements whose weights have the type T. Returns the end of the journal.
   template <class T>
-  Before* write_some(const Images& images, int first, int count, DType dtype, const float* z,
+  Before* write_some(const Images& images, int first, int count, DType dtype, Drawn drawn,
                      Counts* counts, Before* journal) {
     for (int i = 0; i < count; ++i) {
       const Place place = images.place[first + i];
@@ -178,7 +186,8 @@ class ScatterWriter : public Scatter {
         ++journal;
       }
       Counts& own = counts[place.parameter];
-      *at = update_element(*at, z[i], {change_.scale[place.parameter], change_.mode}, &own.tally);
+      const RowChange change = {change_.scale[place.parameter], change_.mode, change_.rounding};
+      *at = update_element(*at, drawn.z[i], drawn.words[i], change, &own.tally);
       ++own.selected;
     }
     return journal;
@@ -211,6 +220,7 @@ class ScatterWriter : public Scatter {
 
   const Change& change_;
   std::vector<DType> dtypes_;
+  bool rounds_by_words_ = false;
   std::unique_ptr<Before[]> journal_;  // to undo what was written; in any order
   std::atomic<int64_t> written_{0};    // entries of the journal
 };

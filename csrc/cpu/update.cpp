@@ -53,6 +53,7 @@ struct WriteRoom {
   uint64_t index[kNoiseBatch];
   uint32_t words[kNoiseBatch + 128];
   float z[kNoiseBatch + 128];
+  uint32_t rounding[kNoiseBatch + 128];
 };
 
 class Writer {
@@ -124,7 +125,12 @@ class Writer {
   }
 
   RowChange row_change(int64_t chunk) const {
-    return {change_.scale[chunks_[chunk].parameter], change_.mode};
+    return {change_.scale[chunks_[chunk].parameter], change_.mode, change_.rounding};
+  }
+
+  template <class T>
+  bool rounds_by_words() const {
+    return fastunlearn::rounds_by_words<T>(change_.mode, change_.rounding);
   }
 
   // Contiguous weights, a batch at a time: noise for the chosen, packed, then one pass of the
@@ -139,40 +145,54 @@ class Writer {
       const uint64_t* const mask = chosen.bits + first / 64;
       const int selected = kernels_.count(mask, (count + 63) / 64);
       if (selected == 0) continue;
-      make_packed_noise(chunk, first, count, mask, selected, room);
-      update_block(data + first, room->z, mask, count, row_change(chunk), &tally);
+      const Drawn drawn =
+          draw_packed(chunk, {first, count, mask, selected}, rounds_by_words<T>(), room);
+      update_block(data + first, drawn, mask, count, row_change(chunk), &tally);
     }
     outcomes_[chunk].tally = tally;
   }
 
-  // Noise of the chosen among `count` elements, in their order. Where many are chosen the words of
-  // all are made, four from each Philox block, and the others dropped.
-  void make_packed_noise(int64_t chunk, int first, int count, const uint64_t* mask, int selected,
-                         WriteRoom* room) {
+  // A batch of a chunk, of which some elements are chosen.
+  struct Batch {
+    int first, count;
+    const uint64_t* mask;
+    int selected;
+  };
+
+  // Draws for the chosen, in their order. Where many are chosen the words of all are made, four
+  // from each Philox block, and the others dropped.
+  Drawn draw_packed(int64_t chunk, const Batch& batch, bool rounding, WriteRoom* room) {
     const Segment& segment = parameters_[chunks_[chunk].parameter].segment;
-    if (selected * kDenseShare < count || !segment.one_row() || change_.mode == UpdateMode::kZero) {
-      kernels_.expand(mask, (count + 63) / 64, first, room->choice.list);
-      make_noise(chunk, room->choice.list, selected, room);
-      return;
+    if (batch.selected * kDenseShare < batch.count || !segment.one_row() ||
+        change_.mode == UpdateMode::kZero) {
+      kernels_.expand(batch.mask, (batch.count + 63) / 64, batch.first, room->choice.list);
+      return draw(chunk, room->choice.list, batch.selected, rounding, room);
     }
-    const auto index = static_cast<uint64_t>(segment.to_global(chunks_[chunk].start + first));
-    const int skip = static_cast<int>(index & 3);
-    kernels_.words_from(index >> 2, (skip + count + 3) / 4, change_.rng, kStreamNoise, room->words);
-    kernels_.pack(room->words + skip, mask, count);
-    kernels_.noise(change_.noise, room->words + skip, selected, room->z);
+    const int64_t start = chunks_[chunk].start + batch.first;
+    const auto index = static_cast<uint64_t>(segment.to_global(start));
+    const auto packed = [&](uint32_t stream, uint32_t* words) {
+      const int skip = static_cast<int>(index & 3);
+      const int blocks = (skip + batch.count + 3) / 4;
+      kernels_.words_from(index >> 2, blocks, change_.rng, stream, words);
+      kernels_.pack(words + skip, batch.mask, batch.count);
+      return words + skip;
+    };
+    const uint32_t* const words = packed(kStreamNoise, room->words);
+    kernels_.noise(change_.noise, words, batch.selected, room->z);
+    return {room->z, rounding ? packed(kStreamRounding, room->rounding) : nullptr};
   }
 
-  void update_block(float* w, const float* z, const uint64_t* mask, int count, RowChange change,
+  void update_block(float* w, Drawn drawn, const uint64_t* mask, int count, RowChange change,
                     Tally* tally) {
-    kernels_.update_f32(w, z, mask, count, change, commit_, tally);
+    kernels_.update_f32(w, drawn, mask, count, change, commit_, tally);
   }
-  void update_block(BFloat16* w, const float* z, const uint64_t* mask, int count, RowChange change,
+  void update_block(BFloat16* w, Drawn drawn, const uint64_t* mask, int count, RowChange change,
                     Tally* tally) {
-    kernels_.update_bf16(w, z, mask, count, change, commit_, tally);
+    kernels_.update_bf16(w, drawn, mask, count, change, commit_, tally);
   }
-  void update_block(Float16* w, const float* z, const uint64_t* mask, int count, RowChange change,
+  void update_block(Float16* w, Drawn drawn, const uint64_t* mask, int count, RowChange change,
                     Tally* tally) {
-    kernels_.update_f16(w, z, mask, count, change, commit_, tally);
+    kernels_.update_f16(w, drawn, mask, count, change, commit_, tally);
   }
 
   template <class T>
@@ -189,14 +209,15 @@ class Writer {
     Tally tally;
     for (int first = 0; first < count; first += kNoiseBatch) {
       const int batch = std::min(kNoiseBatch, count - first);
-      make_noise(chunk, list + first, batch, room);
+      const Drawn drawn = draw(chunk, list + first, batch, rounds_by_words<T>(), room);
       for (int i = first; i < first + batch; ++i) {
         if (i + kAhead < count) {
           __builtin_prefetch(data + weight.offset(start + list[i + kAhead]), 1);
         }
         T* const at = data + weight.offset(start + list[i]);
         if (old != nullptr) old[i] = *at;
-        const T value = update_element(*at, room->z[i - first], change, &tally);
+        const uint32_t word = drawn.words == nullptr ? 0 : drawn.words[i - first];
+        const T value = update_element(*at, drawn.z[i - first], word, change, &tally);
         if (commit_) *at = value;
       }
     }
@@ -204,19 +225,22 @@ class Writer {
     outcomes_[chunk].tally.unchanged += tally.unchanged;
   }
 
-  // Noise of places of a chunk, into the room; count <= kNoiseBatch.
-  void make_noise(int64_t chunk, const uint16_t* list, int count, WriteRoom* room) {
+  // Draws for places of a chunk, into the room; count <= kNoiseBatch.
+  Drawn draw(int64_t chunk, const uint16_t* list, int count, bool rounding, WriteRoom* room) {
     if (change_.mode == UpdateMode::kZero) {
       std::fill(room->z, room->z + count, 0.0f);
-      return;
+      return {room->z, nullptr};
     }
     const Segment& segment = parameters_[chunks_[chunk].parameter].segment;
     const int64_t start = chunks_[chunk].start;
     for (int i = 0; i < count; ++i) {
       room->index[i] = static_cast<uint64_t>(segment.to_global(start + list[i]));
     }
-    kernels_.words_at(room->index, count, change_.rng, room->words);
+    kernels_.words_at(room->index, count, change_.rng, kStreamNoise, room->words);
     kernels_.noise(change_.noise, room->words, count, room->z);
+    if (!rounding) return {room->z, nullptr};
+    kernels_.words_at(room->index, count, change_.rng, kStreamRounding, room->rounding);
+    return {room->z, room->rounding};
   }
 
   const std::vector<Parameter>& parameters_;
@@ -325,7 +349,7 @@ void noise_at(const uint64_t* index, int64_t count, const Rng& rng, NoiseKind ki
     const int size = static_cast<int>(std::min<int64_t>(kNoiseBatch, count - first));
     uint32_t words[kNoiseBatch + 16];
     float out[kNoiseBatch + 16];
-    execution.kernels->words_at(index + first, size, rng, words);
+    execution.kernels->words_at(index + first, size, rng, kStreamNoise, words);
     execution.kernels->noise(kind, words, size, out);
     std::copy(out, out + size, z + first);
   });

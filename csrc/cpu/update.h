@@ -15,6 +15,7 @@ struct Change {
   Rng rng;
   NoiseKind noise;
   UpdateMode mode;
+  Rounding rounding;
   bool allow_overflow;
 };
 

@@ -27,16 +27,17 @@ class Elements {
   const Memory* const strided_;  // null where contiguous
 };
 
-// Four words of the noise stream, for the flat indices from 4 * block on.
-__device__ inline PhiloxBlock<ScalarLanes> noise_block(uint64_t block, const Rng& rng) {
+// Four words of a stream, for the flat indices from 4 * block on.
+__device__ inline PhiloxBlock<ScalarLanes> word_block(uint64_t block, uint32_t stream,
+                                                      const Rng& rng) {
   const PhiloxKeys<ScalarLanes> keys(rng.seed);
   return philox_block<ScalarLanes>(static_cast<uint32_t>(block), static_cast<uint32_t>(block >> 32),
-                                   kStreamNoise, rng.step, keys);
+                                   stream, rng.step, keys);
 }
 
-// The word that a flat index owns.
-__device__ inline uint32_t noise_word(uint64_t index, const Rng& rng) {
-  const auto block = noise_block(index >> 2, rng);
+// The word of a stream that a flat index owns.
+__device__ inline uint32_t word_of(uint64_t index, uint32_t stream, const Rng& rng) {
+  const auto block = word_block(index >> 2, stream, rng);
   const uint32_t low = (index & 1) != 0 ? block.word[1] : block.word[0];
   const uint32_t high = (index & 1) != 0 ? block.word[3] : block.word[2];
   return (index & 2) != 0 ? high : low;

@@ -9,7 +9,7 @@ __global__ void __launch_bounds__(kThreads)
   const Rng rng = source.read();
   const int64_t step = int64_t{gridDim.x} * kThreads;
   for (int64_t i = int64_t{blockIdx.x} * kThreads + threadIdx.x; i < count; i += step) {
-    z[i] = noise_of(kind, noise_word(static_cast<uint64_t>(index[i]), rng));
+    z[i] = noise_of(kind, word_of(static_cast<uint64_t>(index[i]), kStreamNoise, rng));
   }
 }
 

@@ -147,10 +147,10 @@ __global__ void __launch_bounds__(kThreads)
   const Rng rng = job.table.header->rng;
   for_each_image(job, [&](int64_t image, int number, int64_t local) {
     const Tensor& tensor = job.table.tensors[number];
+    const auto index = static_cast<uint64_t>(tensor.segment.to_global(local));
     float z = 0;
     if (change.mode != UpdateMode::kZero) {
-      const auto index = static_cast<uint64_t>(tensor.segment.to_global(local));
-      z = noise_of(change.noise, noise_word(index, rng));
+      z = noise_of(change.noise, word_of(index, kStreamNoise, rng));
     }
     Tally tally;
     dispatch(tensor.weight.dtype, [&](auto* type) {
@@ -159,7 +159,10 @@ __global__ void __launch_bounds__(kThreads)
       T* const at = &weights[local];
       const T old = *at;
       if (old_values.data != nullptr) *old_values.at<T>(image) = old;
-      *at = update_element(old, z, {tensor.scale, change.mode}, &tally);
+      const RowChange row = {tensor.scale, change.mode, change.rounding};
+      const bool by_word = rounds_by_words<T>(row.mode, row.rounding);
+      const uint32_t word = by_word ? word_of(index, kStreamRounding, rng) : 0;
+      *at = update_element(old, z, word, row, &tally);
     });
     counts.add(number, tally, stats);
     if (tally.overflow != 0) atomicAdd(&job.table.header->overflow, 1);

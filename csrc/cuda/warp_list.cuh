@@ -79,7 +79,7 @@ struct WarpList {
     take_group(tile, group);
     const int skip = static_cast<int>(first & 3);
     for (int i = lane_id(); 4 * i < skip + count; i += kWarp) {
-      const auto block = noise_block((first >> 2) + static_cast<uint64_t>(i), rng);
+      const auto block = word_block((first >> 2) + static_cast<uint64_t>(i), kStreamNoise, rng);
 #pragma unroll
       for (int j = 0; j < 4; ++j) {
         const int at = 4 * i - skip + j;

@@ -10,8 +10,12 @@
 namespace fastunlearn::cuda {
 namespace {
 
-// Blocks that a multiprocessor is to hold: at most 85 registers for each thread.
-constexpr int kWriteBlocks = 3;
+// Blocks that a multiprocessor is to hold: at most 85 registers for each thread, and more where a
+// second Philox has to find room.
+constexpr int kWriteBlocks = 3, kStochasticBlocks = 2;
+constexpr int write_blocks(Rounding rounding) {
+  return rounding == Rounding::kStochastic ? kStochasticBlocks : kWriteBlocks;
+}
 
 enum class Pass {
   kWrite,    // writes, unless a rehearsal has met overflow
@@ -42,23 +46,28 @@ struct ListWrite {
   Rng rng;
 };
 
-template <Pass pass, class T>
+template <Pass pass, Rounding rounding, class T>
 __device__ void write_list(const Job& job, const Tile& tile, const ListWrite& write,
                            const WarpList& list, Tally* tally) {
   const Tensor& tensor = job.table.tensors[tile.tensor];
   const Elements<T> weights(tensor.weight);
   const Segment segment = tensor.segment;
-  const RowChange change{tensor.scale, job.change.mode};
+  const RowChange change{tensor.scale, job.change.mode, rounding};
   for (int i = lane_id(); i < write.count; i += kWarp) {
     const int64_t local = tile.start + list.place[i];
     T* const at = &weights[local];
     const T old = *at;
     float z = 0;
+    uint32_t word = 0;
     if (change.mode != UpdateMode::kZero) {
       const auto index = static_cast<uint64_t>(segment.to_global(local));
-      z = noise_of(job.change.noise, write.has_words ? list.word[i] : noise_word(index, write.rng));
+      z = noise_of(job.change.noise,
+                   write.has_words ? list.word[i] : word_of(index, kStreamNoise, write.rng));
+      if (rounds_by_words<T>(change.mode, rounding)) {
+        word = word_of(index, kStreamRounding, write.rng);
+      }
     }
-    const T value = update_element(old, z, change, tally);
+    const T value = update_element(old, z, word, change, tally);
     if (pass == Pass::kKeep) *kept<T>(job.room, write.begin, i) = old;
     if (write.commit) *at = value;
   }
@@ -104,8 +113,8 @@ __device__ void for_each_list(const Job& job, const Tile& tile, const TileBits& 
 
 // Where few elements are selected, each warp has tiles of its own; where many are, the warps of a
 // block share its tiles, a group of each.
-template <Pass pass, bool kShared>
-__global__ void __launch_bounds__(kThreads, kWriteBlocks) write_tiles(Job job) {
+template <Pass pass, Rounding rounding, bool kShared>
+__global__ void __launch_bounds__(kThreads, write_blocks(rounding)) write_tiles(Job job) {
   __shared__ WarpList lists[kWarps];
   Header* const header = job.table.header;
   if (header->refused != 0 || (pass == Pass::kRehearse && header->suspicious == 0)) return;
@@ -133,7 +142,7 @@ __global__ void __launch_bounds__(kThreads, kWriteBlocks) write_tiles(Job job) {
     for_each_list(job, tile, bits, first, last, &write, list, [&] {
       dispatch(job.table.tensors[tile.tensor].weight.dtype, [&](auto* type) {
         using T = std::remove_pointer_t<decltype(type)>;
-        write_list<pass, T>(job, tile, write, *list, &tally.tally);
+        write_list<pass, rounding, T>(job, tile, write, *list, &tally.tally);
       });
     });
   });
@@ -179,6 +188,31 @@ __global__ void __launch_bounds__(kThreads)
   tally.flush();
 }
 
+template <Rounding rounding>
+cudaError_t write_rounded(const Job& job, const Device& device) {
+  const auto run = [&](void (*kernel)(Job), int tiles_of_block) {
+    const int blocks = grid_for(device, job.table.tiles, tiles_of_block);
+    return launch(kernel, blocks, kThreads, device.stream, job);
+  };
+  const auto run_pass = [&](void (*by_warps)(Job), void (*by_blocks)(Job)) {
+    return job.room.many ? run(by_blocks, 1) : run(by_warps, kWarps);
+  };
+  cudaError_t status = cudaSuccess;
+  if (job.room.journal != nullptr) {
+    status = run(write_tiles<Pass::kKeep, rounding, false>, kWarps);
+    return status == cudaSuccess ? run(undo, kWarps) : status;
+  }
+  if (may_refuse(job.change)) {
+    status = screen(job.table, job.bits, device);
+    if (status != cudaSuccess) return status;
+    status = run_pass(write_tiles<Pass::kRehearse, rounding, false>,
+                      write_tiles<Pass::kRehearse, rounding, true>);
+    if (status != cudaSuccess) return status;
+  }
+  return run_pass(write_tiles<Pass::kWrite, rounding, false>,
+                  write_tiles<Pass::kWrite, rounding, true>);
+}
+
 }  // namespace
 
 WriteRoom take_write_room(Workspace* workspace, int64_t tiles, int64_t numel, int64_t selected,
@@ -194,25 +228,9 @@ WriteRoom take_write_room(Workspace* workspace, int64_t tiles, int64_t numel, in
 cudaError_t write(const Table& table, const uint32_t* bits, const Change& change,
                   const WriteRoom& room, int64_t* stats, const Device& device) {
   const Job job{table, bits, change, room, stats};
-  const auto run = [&](void (*kernel)(Job), int tiles_of_block) {
-    const int blocks = grid_for(device, table.tiles, tiles_of_block);
-    return launch(kernel, blocks, kThreads, device.stream, job);
-  };
-  const auto run_pass = [&](void (*by_warps)(Job), void (*by_blocks)(Job)) {
-    return room.many ? run(by_blocks, 1) : run(by_warps, kWarps);
-  };
-  cudaError_t status = cudaSuccess;
-  if (room.journal != nullptr) {
-    status = run(write_tiles<Pass::kKeep, false>, kWarps);
-    return status == cudaSuccess ? run(undo, kWarps) : status;
-  }
-  if (may_refuse(change)) {
-    status = screen(table, bits, device);
-    if (status != cudaSuccess) return status;
-    status = run_pass(write_tiles<Pass::kRehearse, false>, write_tiles<Pass::kRehearse, true>);
-    if (status != cudaSuccess) return status;
-  }
-  return run_pass(write_tiles<Pass::kWrite, false>, write_tiles<Pass::kWrite, true>);
+  return change.rounding == Rounding::kStochastic
+             ? write_rounded<Rounding::kStochastic>(job, device)
+             : write_rounded<Rounding::kNearest>(job, device);
 }
 
 cudaError_t count_selected(const Table& table, const uint32_t* bits, int64_t* stats,

@@ -13,6 +13,7 @@ namespace fastunlearn::cuda {
 struct Change {
   NoiseKind noise;
   UpdateMode mode;
+  Rounding rounding;
   bool allow_overflow;
 };
 

@@ -198,7 +198,7 @@ class _Work:
         strategy, numbers = self.request.strategy, [self.number[part.name] for part in parts]
         head = (views, values) if self.top_k else (views,)
         drawn = (self.scale[numbers], self._rng(), *call)
-        how = (strategy.noise, strategy.mode, self.request.allow_overflow)
+        how = (strategy.noise, strategy.update, self.request.allow_overflow)
         layout: list[int] = []
         for part in parts:
             layout += (self.base[part.name] + part.first, part.numel, part.numel)

@@ -61,6 +61,9 @@ def perturb(
     ] = None,
     noise: Annotated[str, typer.Option(help="normal, uniform or laplace.")] = "normal",
     mode: Annotated[str, typer.Option(help="add, replace or zero.")] = "add",
+    rounding: Annotated[
+        str, typer.Option(help="Of 16-bit weights: nearest, or stochastic.")
+    ] = "nearest",
     scope: Annotated[str, typer.Option(help="global, or tensor: K in each.")] = "global",
     include: Annotated[list[str] | None, typer.Option(help="Pattern of names. Repeat it.")] = None,
     exclude: Annotated[list[str] | None, typer.Option(help="Pattern of names. Repeat it.")] = None,
@@ -83,7 +86,8 @@ def perturb(
         from fastunlearn.checkpoint import perturb as run
 
         fields: dict[str, Any] = {"k": _count(k), "std": std, "rel_std": rel_std, "noise": noise}
-        fields |= {"mode": mode, "scope": scope, "include": include or (), "exclude": exclude or ()}
+        fields |= {"mode": mode, "rounding": rounding, "scope": scope}
+        fields |= {"include": include or (), "exclude": exclude or ()}
         found = run(
             checkpoint,
             out,

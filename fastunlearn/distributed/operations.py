@@ -240,7 +240,7 @@ class Run:
         views, layout = views_of(shards), layout_of(shards)
         self.scale = self._scale()
         drawn = (self.scale[[piece.parameter for piece in shards.pieces]], self.rng(), *ranked)
-        how = (strategy.noise, strategy.mode)
+        how = (strategy.noise, strategy.update)
         writes = bool(views) and (self.per_tensor or ranked[0] != [0] or name != "topk_perturb_")
 
         def overflowing() -> Tensor:

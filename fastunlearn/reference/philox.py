@@ -25,7 +25,7 @@ _ROUNDS = 10
 
 # Counter word 2. One stream per purpose, so that no two purposes ever read the same word.
 STREAM_NOISE = 0
-STREAM_ROUNDING = 1  # reserved: stochastic rounding of 16-bit weights
+STREAM_ROUNDING = 1  # stochastic rounding of 16-bit weights
 STREAM_SAMPLE = 2  # reserved: sample positions of the compiled backends
 STREAM_PERMUTATION = 0x100  # + block number: round keys of the Random-k permutation
 

@@ -14,10 +14,12 @@ from torch import Tensor
 from fastunlearn.reference import memory
 from fastunlearn.reference.memory import Layout
 from fastunlearn.reference.noise import noise
-from fastunlearn.reference.philox import Rng
+from fastunlearn.reference.philox import STREAM_ROUNDING, Rng, words
+from fastunlearn.reference.rounding import TYPES, round_stochastically
 
 # Pairs of tensor number and local element numbers (int64 of shape (m,), m > 0).
 Batch = list[tuple[int, Tensor]]
+_STOCHASTIC = "_stochastic"
 
 
 class Noise(NamedTuple):
@@ -26,7 +28,16 @@ class Noise(NamedTuple):
     scale: Tensor  # float64, shape (number of tensors,), on the CPU
     rng: Rng
     kind: str
-    mode: str
+    update: str  # mode, with "_stochastic" after it where 16-bit weights are rounded so
+
+    @property
+    def mode(self) -> str:
+        return self.update.removesuffix(_STOCHASTIC)
+
+    def rounding(self, index: Tensor, dtype: torch.dtype) -> Tensor | None:
+        """Words by which the new values at flat indices are rounded; None: to nearest."""
+        by_words = self.update.endswith(_STOCHASTIC) and dtype in TYPES
+        return words(index, self.rng, STREAM_ROUNDING) if by_words else None
 
 
 class Plan:
@@ -51,16 +62,16 @@ class Plan:
     def extend(self, batches: Iterable[Batch]) -> None:
         """Plan the update of every batch; one batch shares one evaluation of the noise."""
         for batch in batches:
-            index = [self.parts[tensor].to_global(local) for tensor, local in batch]
-            z = noise(memory.join(index), self.change.rng, self.change.kind)
+            index = memory.join([self.parts[tensor].to_global(local) for tensor, local in batch])
+            z = noise(index, self.change.rng, self.change.kind)
             if len({self.weights[tensor].dtype for tensor, _ in batch}) == 1:
-                self._add(batch, z)
+                self._add(batch, index, z)
                 continue
             sizes = [local.numel() for _, local in batch]
-            for entry, part in zip(batch, z.split(sizes), strict=True):
-                self._add([entry], part)
+            for entry, *part in zip(batch, index.split(sizes), z.split(sizes), strict=True):
+                self._add([entry], *part)
 
-    def _add(self, batch: Batch, z: Tensor) -> None:
+    def _add(self, batch: Batch, index: Tensor, z: Tensor) -> None:
         """Plan a batch whose weights share one dtype."""
         sizes = [local.numel() for _, local in batch]
         located = [memory.locate(self.weights[tensor], local) for tensor, local in batch]
@@ -68,7 +79,8 @@ class Plan:
         scale = self.change.scale[[tensor for tensor, _ in batch]].to(z.device)
         if len(batch) > 1:
             scale = scale.repeat_interleave(torch.tensor(sizes, device=z.device))
-        new = _updated(old, z, scale, self.change.mode)
+        rounding = self.change.rounding(index, old.dtype)
+        new = _updated(old, z, scale, self.change.mode, rounding)
         for (line, places), values in zip(located, new.split(sizes), strict=True):
             self.writes.append((line, places, values))
         tensors = [tensor for tensor, _ in batch]
@@ -91,7 +103,7 @@ def _tally(counts: list[int], tensors: list[int], sizes: list[int], flags: Tenso
             counts[tensor] += int(torch.count_nonzero(part))
 
 
-def _updated(old: Tensor, z: Tensor, scale: Tensor, mode: str) -> Tensor:
+def _updated(old: Tensor, z: Tensor, scale: Tensor, mode: str, rounding: Tensor | None) -> Tensor:
     """One multiply and one add in fp32 (fp64 weights: fp64), then one rounding to the dtype.
 
     A NaN result is written as the dtype's default quiet NaN: payloads differ between processors.
@@ -100,7 +112,11 @@ def _updated(old: Tensor, z: Tensor, scale: Tensor, mode: str) -> Tensor:
         return torch.zeros_like(old)
     wide = torch.float64 if old.dtype == torch.float64 else torch.float32
     step = z.to(wide) * scale.to(wide)
-    new = (step if mode == "replace" else old.to(wide) + step).to(old.dtype)
+    new = step if mode == "replace" else old.to(wide) + step
+    if rounding is None:
+        new = new.to(old.dtype)
+    else:
+        new = round_stochastically(new, rounding, old.dtype)
     return new.masked_fill_(new.isnan(), torch.nan)
 
 

@@ -65,10 +65,12 @@ def test_perturb_verify_and_patch(place: Path) -> None:
 def test_options_reach_the_strategy(place: Path) -> None:
     done = perturb(
         place, "--strategy", "random_k", "--k", "20", "--rel-std", "0.5", "--noise", "uniform",
-        "--mode", "replace", "--include", "layer.*", "--exclude", "layer.3", "--step", "2",
+        "--mode", "replace", "--rounding", "stochastic", "--include", "layer.*",
+        "--exclude", "layer.3", "--step", "2",
     )  # fmt: skip
     assert done.exit_code == 0, done.stderr
     fields: dict[str, Any] = {"rel_std": 0.5, "noise": "uniform", "mode": "replace"}
+    fields["rounding"] = "stochastic"
     names = [f"layer.{i}" for i in (0, 1, 2, 4, 5)]
     tensors = {name: made.weights()[name] for name in names}
     wanted, _ = made.expected(tensors, fu.RandomK(20, **fields), None, step=2)

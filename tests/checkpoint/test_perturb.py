@@ -31,6 +31,8 @@ STRATEGIES = [
     fu.RandomK(0.05, std=0.1),
     fu.RandomK(0.7, rel_std=0.5, mode="replace"),
     fu.RandomK(0.3, scope="tensor", noise="uniform"),
+    fu.TopK(0.5, std=1e-3, rounding="stochastic"),
+    fu.RandomK(0.5, std=1e-3, rounding="stochastic"),
 ]
 FILES = [0, 1, 3]
 

@@ -95,14 +95,14 @@ def expect(
     scale: list[float],
     rng: tuple[int, int],
     kind: str,
-    mode: str,
+    update: str,
 ) -> list[oracle.Outcome]:
     """Expected outcome of each tensor for a set of picks."""
     chosen: list[list[int]] = [[] for _ in group.weights]
     for tensor, local in picks:
         chosen[tensor].append(local)
     return [
-        oracle.update(w, p, c, s, rng, kind, mode)
+        oracle.update(w, p, c, s, rng, kind, update)
         for w, p, c, s in zip(group.weights, places, chosen, scale, strict=True)
     ]
 

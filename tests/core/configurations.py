@@ -30,7 +30,7 @@ ALIASES = ("same", "swapped", "shifted", "transposed", "reinterpreted", "expande
 SCORES = ("grad", "fisher", "taylor", "weight")
 NANS = ("error", "largest", "smallest")
 KINDS = ("normal", "uniform", "laplace")
-UPDATES = ("add", "replace", "zero")
+UPDATES = ("add", "replace", "zero", "add_stochastic", "replace_stochastic")
 SCALES = (0.0, 0.1, 0.1, 0.1, 1e-6, 300.0, 7e4, 3e38, 1e300, 1e-45)
 INDEX_ORDERS = ("ascending", "shuffled", "far", "strided", "repeated", "scalar")
 SEEDS = (0, 1, 2**32, 2**63, 2**64 - 1)
@@ -290,7 +290,7 @@ def configuration(number: int) -> Configuration:
         weight_nan_share=draw.pick((0.0, 0.01), (0.9, 0.1)),
         special_share=draw.pick((0.0, 0.01, 0.2)),
         noise=draw.pick(KINDS),
-        update=draw.pick(UPDATES, (0.6, 0.2, 0.2)),
+        update=draw.pick(UPDATES, (0.4, 0.1, 0.2, 0.2, 0.1)),
         allow_overflow=draw.chance(0.5),
         seed=seed,
         step=step,

@@ -273,6 +273,25 @@ def random_k(
     return [owner[i] for i in images if i in owner]
 
 
+def _gaps(x: float, dtype: torch.dtype) -> tuple[float, float, int]:
+    """Gap between the neighbours of a finite number, whole gaps to it, and 2**32 of the next."""
+    digits, least = (7, -126) if dtype == torch.bfloat16 else (10, -14)
+    gap = math.ldexp(1.0, max(math.frexp(x)[1] - 1, least) - digits)
+    fraction, whole = math.modf(abs(x) / gap)
+    return gap, whole, int(fraction * 2**32)
+
+
+def fraction_of(x: float, dtype: torch.dtype) -> int:
+    """How far a finite number is from its neighbour towards 0, in units of 2**-32."""
+    return _gaps(x, dtype)[2]
+
+
+def round_stochastically(x: float, word: int, dtype: torch.dtype) -> float:
+    """One of the two neighbours of a finite number, of which the word decides."""
+    gap, whole, fraction = _gaps(x, dtype)
+    return math.copysign((whole + (word < fraction)) * gap, x)
+
+
 @dataclass
 class Outcome:
     """Expected new bits and counts of one tensor."""
@@ -290,16 +309,23 @@ def update(
     scale: float,
     rng: tuple[int, int],
     kind: str,
-    mode: str,
+    update: str,
 ) -> Outcome:
     """Expected bits of one tensor after the write."""
+    mode, _, stochastic = update.partition("_")
     bits = raw(weight)
     chosen = sorted(chosen)
     old = widen(bits[chosen], weight.dtype)
-    z = noise([place.index(local) for local in chosen], *rng, kind)
+    index = [place.index(local) for local in chosen]
+    z = noise(index, *rng, kind)
     with np.errstate(all="ignore"):
         step = z.astype(old.dtype) * old.dtype.type(scale)
         new = {"add": old + step, "replace": step, "zero": np.zeros_like(old)}[mode]
+        if stochastic and weight.dtype in (torch.bfloat16, torch.float16):
+            words = [block(i >> 2, *rng, 1)[i & 3] for i in index]
+            for at, word in enumerate(words):
+                if np.isfinite(new[at]):
+                    new[at] = round_stochastically(float(new[at]), word, weight.dtype)
         stored = narrow(new, weight.dtype)
         now = widen(stored, weight.dtype)
     bits[chosen] = stored

@@ -86,7 +86,7 @@ def test_generated_calls_meet_every_option() -> None:
         "score": ({one.score for one in made}, axes.SCORES),
         "nan": ({(one.nan, one.nan_share > 0) for one in made}, range(6)),
         "noise": ({one.noise for one in made}, axes.KINDS),
-        "update": ({(one.update, one.allow_overflow) for one in made}, range(6)),
+        "update": ({(one.update, one.allow_overflow) for one in made}, range(10)),
         "threads": ({one.threads for one in made}, range(1, 9)),
         "index": ({one.index for one in made if one.operation == "noise"}, axes.INDEX_ORDERS),
         "strides": ({entry.weight_strides for entry in entries}, axes.STRIDES),

@@ -81,6 +81,7 @@ FIELDS = [
     ({"k": 1, "std": 0.1, "rel_std": 0.1}, ValueError, "rel_std must be None where std is given"),
     ({"k": 1, "noise": "cauchy"}, ValueError, "noise must be one of 'normal', .* got 'cauchy'"),
     ({"k": 1, "mode": "mul"}, ValueError, "mode must be one of 'add', .* got 'mul'"),
+    ({"k": 1, "rounding": "up"}, ValueError, "rounding must be one of 'nearest', .* got 'up'"),
     ({"k": 1, "scope": "layer"}, ValueError, "scope must be one of 'global', .* got 'layer'"),
     ({"k": 1, "include": "a"}, TypeError, "include must be a sequence of strings, got 'a'"),
     ({"k": 1, "exclude": [1]}, TypeError, r"exclude must be a sequence of strings, got \[1\]"),

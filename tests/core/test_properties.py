@@ -127,6 +127,7 @@ def cases(draw: Any, random: bool = False) -> Case:
         "noise": draw(st.sampled_from(("normal", "uniform", "laplace"))),
         "mode": draw(st.sampled_from(("add", "add", "replace", "zero"))),
         "scope": scope,
+        "rounding": draw(st.sampled_from(("nearest", "stochastic"))),
     }
     relative = draw(st.booleans()) and all(bool(w.isfinite().all()) for w in group.weights)
     relative = relative and all(w.dtype != torch.float64 for w in group.weights)
@@ -146,7 +147,7 @@ def check_perturb(case: Case) -> None:
     picks, cuts = case.picks()
     places = oracle.whole(group.weights)
     rng, scale = (case.seed, case.step), case.scale
-    outcomes = expect(group, picks, places, scale, rng, strategy.noise, strategy.mode)
+    outcomes = expect(group, picks, places, scale, rng, strategy.noise, strategy.update)
     wanted, before = expected_memory(group, outcomes), group.memory()
     scores = [oracle.raw(s) for s in group.scores] if case.kind != "weight" else []
     overflow = sum(outcome.overflow for outcome in outcomes)
@@ -292,11 +293,11 @@ def check_reference_perturb(case: Case, picks: list[oracle.Pick], *, topk: bool)
     group, strategy = case.group, case.strategy
     places = oracle.whole(group.weights)
     rng = (case.seed, case.step)
-    outcomes = expect(group, picks, places, case.scale, rng, strategy.noise, strategy.mode)
+    outcomes = expect(group, picks, places, case.scale, rng, strategy.noise, strategy.update)
     wanted = expected_memory(group, outcomes)
     scale = torch.tensor(case.scale, dtype=torch.float64)
     common = (scale, rng_of(case), case.ks, case.per_tensor)
-    tail = (strategy.noise, strategy.mode, True, layout_of(places))
+    tail = (strategy.noise, strategy.update, True, layout_of(places))
     if topk:
         head = (group.weights, group.scores)
         stats = ops.topk_perturb_(*head, *common, case.kind, strategy.nan, *tail)

@@ -9,6 +9,7 @@
 #include "core/permutation.h"
 #include "core/philox.h"
 #include "core/platform.h"
+#include "core/rounding.h"
 #include "core/segment.h"
 
 namespace fastunlearn {
@@ -26,6 +27,10 @@ __global__ void use_everything(float* floats, uint32_t* words, int64_t* indices,
   out[2] = laplace<ScalarLanes>(block.word[2]);
   out[3] = to_float32(to_bfloat16(out[4]));
   out[5] = to_float32(to_float16(out[6]));
+  const RowChange change{0.1, mode, Rounding::kStochastic};
+  Tally tally;
+  out[3] = to_float32(update_element(to_bfloat16(out[3]), out[0], block.word[3], change, &tally));
+  out[5] = to_float32(update_element(to_float16(out[5]), out[1], block.word[3], change, &tally));
   const float score = score_of(kind, out[6], out[7]);
   words[i] = mode == UpdateMode::kZero ? 0 : key_of(score, rule);
   const Permutation permutation = Permutation::make(segment.numel, rng, segment.base);

@@ -168,8 +168,12 @@ std::vector<unsigned char> values_of(const World& world, bool ties) {
   return out;
 }
 
-const Change kChange{
-    std::vector<double>(10, 0.01), {5, 0}, NoiseKind::kNormal, UpdateMode::kAdd, false};
+const Change kChange{std::vector<double>(10, 0.01),
+                     {5, 0},
+                     NoiseKind::kNormal,
+                     UpdateMode::kAdd,
+                     Rounding::kNearest,
+                     false};
 
 Execution execution() { return {&kernels(highest_simd_level()), kThreads}; }
 

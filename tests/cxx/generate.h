@@ -2,6 +2,7 @@
 #ifndef FASTUNLEARN_TESTS_CXX_GENERATE_H_
 #define FASTUNLEARN_TESTS_CXX_GENERATE_H_
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
@@ -93,12 +94,12 @@ std::vector<T> values(Draw* draw, int64_t count) {
   return out;
 }
 
-// Word of the noise stream that a flat index owns.
-inline uint32_t noise_word(uint64_t index, const Rng& rng) {
+// Word of a stream that a flat index owns.
+inline uint32_t word_of(uint64_t index, uint32_t stream, const Rng& rng) {
   const uint64_t block = index >> 2;
   const auto words =
       philox_block<ScalarLanes>(static_cast<uint32_t>(block), static_cast<uint32_t>(block >> 32),
-                                kStreamNoise, rng.step, PhiloxKeys<ScalarLanes>(rng.seed));
+                                stream, rng.step, PhiloxKeys<ScalarLanes>(rng.seed));
   return words.word[index & 3];
 }
 
@@ -116,24 +117,59 @@ inline bool finite(double x) {
   return std::isfinite(x);
 }
 
-// w + scale * z in the arithmetic of the weight: one multiply, one add, one rounding.
+// A finite number among those of a 16-bit type, as its distance from zero in gaps of its own size.
+struct Gaps {
+  double gap, whole;
+  uint32_t fraction;  // in units of 2^-32, cut off
+};
+
 template <class T>
-T changed(T old, float z, RowChange change) {
+Gaps gaps_of(double x) {
+  constexpr bool kHalf = std::is_same_v<T, Float16>;
+  int exponent = 0;
+  std::frexp(x, &exponent);
+  const double gap = std::ldexp(1.0, std::max(exponent - 1, kHalf ? -14 : -126) - (kHalf ? 10 : 7));
+  double whole = 0;
+  const double fraction = std::modf(std::abs(x) / gap, &whole);
+  return {gap, whole, static_cast<uint32_t>(fraction * 0x1p32)};
+}
+
+// One of the two neighbours of x, of which the word decides.
+template <class T>
+T stochastic(double x, uint32_t word) {
+  if (!std::isfinite(x)) return narrow<T>(x);
+  const Gaps gaps = gaps_of<T>(x);
+  return narrow<T>(std::copysign((gaps.whole + (word < gaps.fraction ? 1 : 0)) * gaps.gap, x));
+}
+
+// w + scale * z in the arithmetic of the weight: one multiply, one add.
+template <class T>
+auto exact(T old, float z, RowChange change) {
   using Wide = std::conditional_t<std::is_same_v<T, double>, double, float>;
-  if (change.mode == UpdateMode::kZero) return narrow<T>(0);
+  if (change.mode == UpdateMode::kZero) return Wide{0};
   const Wide step = static_cast<Wide>(z) * static_cast<Wide>(change.scale);
-  if (change.mode == UpdateMode::kReplace) return narrow<T>(step);
+  if (change.mode == UpdateMode::kReplace) return step;
   if constexpr (std::is_same_v<T, double>) {
     return old + step;
   } else {
-    return narrow<T>(to_float32(old) + step);
+    return to_float32(old) + step;
   }
+}
+
+// The same, rounded to the weight's type.
+template <class T>
+T changed(T old, float z, uint32_t word, RowChange change) {
+  const auto value = exact(old, z, change);
+  if constexpr (sizeof(T) == 2) {
+    if (change.rounding == Rounding::kStochastic) return stochastic<T>(value, word);
+  }
+  return narrow<T>(value);
 }
 
 // The same, with what it met; a NaN gets the default payload.
 template <class T>
-T updated(T old, float z, RowChange change, Tally* tally) {
-  T fresh = changed(old, z, change);
+T updated(T old, float z, uint32_t word, RowChange change, Tally* tally) {
+  T fresh = changed(old, z, word, change);
   if constexpr (std::is_floating_point_v<T>) {
     if (std::isnan(fresh))
       fresh = std::is_same_v<T, float> ? pattern<T>(0x7FC00000u) : pattern<T>(0x7FF8000000000000u);

@@ -7,6 +7,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include <cmath>
 #include <cstdint>
 #include <vector>
 
@@ -121,9 +122,12 @@ void check_words(const Kernels& kernels) {
     std::vector<uint64_t> index(count);
     for (uint64_t& i : index) i = (uint64_t{draw.word()} << 30) ^ draw.word();
     std::vector<uint32_t> words(count);
-    kernels.words_at(index.data(), count, rng, words.data());
-    for (int i = 0; i < count; ++i)
-      equal(words[i], noise_word(index[i], rng), "words_at", index[i]);
+    for (const uint32_t stream : {kStreamNoise, kStreamRounding}) {
+      kernels.words_at(index.data(), count, rng, stream, words.data());
+      for (int i = 0; i < count; ++i) {
+        equal(words[i], word_of(index[i], stream, rng), "words_at", index[i]);
+      }
+    }
   }
   // The low half of the block number overflows inside a vector.
   for (const uint64_t first : {uint64_t{0}, uint64_t{0xFFFFFFF9}, uint64_t{1} << 40}) {
@@ -131,7 +135,7 @@ void check_words(const Kernels& kernels) {
       std::vector<uint32_t> words((4 * num_blocks + 63) / 64 * 64);
       kernels.words_from(first, num_blocks, rng, kStreamNoise, words.data());
       for (int i = 0; i < 4 * num_blocks; ++i) {
-        equal(words[i], noise_word(4 * first + i, rng), "words_from", 4 * first + i);
+        equal(words[i], word_of(4 * first + i, kStreamNoise, rng), "words_from", 4 * first + i);
       }
     }
   }
@@ -180,7 +184,7 @@ void check_permute(const Kernels& kernels) {
 }
 
 template <class T>
-using Update = void (*)(T*, const float*, const uint64_t*, int, RowChange, bool, Tally*);
+using Update = void (*)(T*, Drawn, const uint64_t*, int, RowChange, bool, Tally*);
 
 template <class T>
 struct Case {
@@ -200,20 +204,41 @@ Case<T> make_case(int count, int density) {
   return made;
 }
 
+// Words that are just below, at or just above the border between the neighbours, or anywhere.
+template <class T>
+std::vector<uint32_t> rounding_words(const Case<T>& given, RowChange change) {
+  Draw draw(given.w.size());
+  std::vector<uint32_t> words(given.w.size());
+  for (size_t i = 0; i < words.size(); ++i) {
+    const double value = exact(given.w[i], given.z[i], change);
+    const uint32_t border = std::isfinite(value) ? gaps_of<T>(value).fraction : 0;
+    words[i] = i % 4 == 3 ? draw.word() : border + static_cast<uint32_t>(i % 4) - 1;
+  }
+  return words;
+}
+
 template <class T>
 void check_update_with(Update<T> update, const Case<T>& given, RowChange change, bool commit) {
   std::vector<T> w = given.w;
   Tally tally, expected;
   const int count = static_cast<int>(w.size());
-  std::vector<float> packed;
+  const std::vector<uint32_t> words = rounding_words(given, change);
+  std::vector<float> z;
+  std::vector<uint32_t> own;
   for (int i = 0; i < count; ++i) {
-    if (bit(given.mask, i)) packed.push_back(given.z[i]);
+    if (!bit(given.mask, i)) continue;
+    z.push_back(given.z[i]);
+    own.push_back(words[i]);
   }
-  packed.resize(packed.size() + 16);
-  update(w.data(), packed.data(), given.mask.data(), count, change, commit, &tally);
+  z.resize(z.size() + 16);
+  own.resize(own.size() + 16);
+  const bool by_words = rounds_by_words<T>(change.mode, change.rounding);
+  const Drawn drawn = {z.data(), by_words ? own.data() : nullptr};
+  update(w.data(), drawn, given.mask.data(), count, change, commit, &tally);
   for (int i = 0; i < count; ++i) {
     const T old = given.w[i];
-    const T fresh = bit(given.mask, i) ? updated(old, given.z[i], change, &expected) : old;
+    const T fresh =
+        bit(given.mask, i) ? updated(old, given.z[i], words[i], change, &expected) : old;
     equal(bits_of(w[i]), bits_of(commit ? fresh : old), "weight", i);
   }
   equal(tally.overflow, expected.overflow, "overflow", count);
@@ -225,11 +250,12 @@ void check_update(Update<T> update) {
   for (const int count : kCounts) {
     for (const int density : {0, 1, 20, 64}) {
       const Case<T> given = make_case<T>(count, density);
-      for (const double scale : {0.0, -0.0, 0.1, 1e-42, 3e4, 3e38, 1e300}) {
+      for (const double scale : {0.0, -0.0, 0.1, 1e-6, 1e-10, 1e-42, 3e4, 3e38, 1e300}) {
         for (const UpdateMode mode : {UpdateMode::kAdd, UpdateMode::kReplace, UpdateMode::kZero}) {
-          check_update_with<T>(update, given, {scale, mode}, true);
+          check_update_with<T>(update, given, {scale, mode, Rounding::kNearest}, true);
+          check_update_with<T>(update, given, {scale, mode, Rounding::kStochastic}, true);
         }
-        check_update_with<T>(update, given, {scale, UpdateMode::kAdd}, false);
+        check_update_with<T>(update, given, {scale, UpdateMode::kAdd, Rounding::kNearest}, false);
       }
     }
   }
@@ -250,7 +276,8 @@ void check_untouched_with(Update<T> update, int before, int count) {
   for (int i = 0; i < before; ++i) mask[i / 64] |= uint64_t{1} << i % 64;
   const std::vector<float> z(before + 16, 1.0f);
   Tally tally;
-  update(w, z.data(), mask.data(), count, {0.5, UpdateMode::kAdd}, true, &tally);
+  update(w, {z.data(), nullptr}, mask.data(), count, {0.5, UpdateMode::kAdd, Rounding::kNearest},
+         true, &tally);
   for (int i = 0; i < count; ++i) {
     equal(bits_of(w[i]), bits_of(narrow<T>(i < before ? 0.5 : 0.0)), "weight at a border", i);
   }

@@ -136,14 +136,16 @@ inline Outcome untouched(const Request& request) {
 // Notes one selected element: its bit, its new value, its counts.
 inline void take(Request* request, const Element& element, Outcome* out) {
   Item& item = request->items[element.item];
-  const float z = noise_of(request->change.noise, noise_word(element.index, request->change.rng));
-  const RowChange change{request->change.scale[element.item], request->change.mode};
+  const Change& wanted = request->change;
+  const float z = noise_of(wanted.noise, word_of(element.index, kStreamNoise, wanted.rng));
+  const uint32_t word = word_of(element.index, kStreamRounding, wanted.rng);
+  const RowChange change{wanted.scale[element.item], wanted.mode, wanted.rounding};
   unsigned char* const origin = item.weight.memory.data();
   unsigned char* const to =
       out->memory[element.item].data() + (item.weight.address(element.local) - origin);
   Tally tally;
   item.weight.with(element.local, [&](auto old) {
-    const auto fresh = updated(old, z, change, &tally);
+    const auto fresh = updated(old, z, word, change, &tally);
     std::memcpy(to, &fresh, sizeof(fresh));
   });
   out->packed[element.item][element.local / 8] |=

@@ -63,7 +63,8 @@ void check_choice(double scale) {
                    *world.execution.kernels);
   choice.set(0, world.cut(k), world.bracket);
   std::fill(world.scores.begin(), world.scores.end(), 2.0f);
-  const Change change{{scale}, {1, 0}, NoiseKind::kUniform, UpdateMode::kAdd, false};
+  const Change change{{scale}, {1, 0}, NoiseKind::kUniform, UpdateMode::kAdd, Rounding::kNearest,
+                      false};
   std::vector<int64_t> stats(kStatColumns);
   perturb(world.parameters, world.chunks, choice, change, world.execution, stats.data());
   const auto same = std::count(world.weights.begin(), world.weights.end(), 1.0f);

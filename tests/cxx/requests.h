@@ -125,6 +125,7 @@ inline Change some_change(Draw* draw, size_t items) {
   change.rng = {uint64_t{draw->word()} << 32 | draw->word(), draw->word()};
   change.noise = static_cast<NoiseKind>(draw->below(3));
   change.mode = static_cast<UpdateMode>(draw->below(6) < 4 ? 0 : 1 + draw->below(2));
+  change.rounding = static_cast<Rounding>(draw->below(2));
   change.allow_overflow = draw->below(2) == 0;
   return change;
 }

@@ -42,13 +42,15 @@ def strategy(draw: random.Random, numel: int) -> fu.TopK | fu.RandomK:
     k = draw.choice([0.01, 0.3, 0.9, 1.0, 1, numel // 2])
     k = k if isinstance(k, int) or round(k * numel) else 1
     scale = draw.choice([{"std": 0.1}, {"rel_std": 0.5}])
+    rounding = draw.choice(["nearest", "stochastic"])
     mode = draw.choice(["add", "replace", "zero"])
+    how = {"mode": mode, "rounding": rounding, **scale}
     if draw.random() < 0.3:
-        return fu.RandomK(k, mode=mode, **scale)
+        return fu.RandomK(k, **how)
     scope = draw.choice(["global", "global", "tensor"])
     k = draw.choice([0.3, 1.0]) if scope == "tensor" else k
     score = draw.choice(["grad", "fisher", "taylor", "weight"])
-    return fu.TopK(k, score=score, scope=scope, mode=mode, **scale)
+    return fu.TopK(k, score=score, scope=scope, **how)
 
 
 def made(draw: random.Random, number: int, group: list[DeviceMesh], shapes: Any) -> list[Made]:

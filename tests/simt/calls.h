@@ -82,7 +82,7 @@ struct Call {
       tensors.push_back(device_tensor(&request->items[i], request->change.scale[i], k));
     }
     const auto& wanted = request->change;
-    change = {wanted.noise, wanted.mode, wanted.allow_overflow};
+    change = {wanted.noise, wanted.mode, wanted.rounding, wanted.allow_overflow};
     state[0] = static_cast<int64_t>(wanted.rng.seed);
     state[1] = wanted.rng.step;
     rng = {nullptr, wanted.rng};

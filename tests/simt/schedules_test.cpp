@@ -152,7 +152,8 @@ Small small_noise() {
             cuda::noise_at(index.data(), 600, NoiseKind::kNormal, {nullptr, rng}, z.data(),
                            {1, nullptr});
             for (int i = 0; i < 600; ++i) {
-              const float wanted = noise_of(NoiseKind::kNormal, noise_word(index[i], rng));
+              const float wanted =
+                  noise_of(NoiseKind::kNormal, word_of(index[i], kStreamNoise, rng));
               equal(bits_of(z[i]), bits_of(wanted), "noise", seed);
             }
           }};

@@ -139,8 +139,12 @@ Request plain_request(const std::vector<T>& values, DType dtype, const std::vect
   request.k = k;
   request.per_tensor = k.size() > 1;
   request.total = begin;
-  request.change = {
-      std::vector<double>(numels.size(), 0.1), {1, 2}, NoiseKind::kNormal, UpdateMode::kAdd, false};
+  request.change = {std::vector<double>(numels.size(), 0.1),
+                    {1, 2},
+                    NoiseKind::kNormal,
+                    UpdateMode::kAdd,
+                    Rounding::kNearest,
+                    false};
   return request;
 }
 

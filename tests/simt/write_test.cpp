@@ -59,7 +59,8 @@ void test_screen() {
     item.weight = {DType::kFloat32, {5000}, {1}, Bytes(20000)};
     item.segment = {0, 5000, 5000, 5000};
     std::memcpy(item.weight.address(4500), &weight, sizeof(weight));
-    request.change = {{scale}, {1, 2}, NoiseKind::kNormal, UpdateMode::kAdd, false};
+    request.change = {{scale}, {1, 2}, NoiseKind::kNormal, UpdateMode::kAdd, Rounding::kNearest,
+                      false};
     Call call(&draw, &request);
     cuda::number_tiles(call.tensors.data(), 1);
     std::vector<uint32_t> bits(2 * cuda::kTileWords);
@@ -79,8 +80,8 @@ void test_room() {
   const auto journaled = [](int64_t numel, int64_t selected, UpdateMode mode, bool allowed) {
     const Dirty memory(1 << 24);
     cuda::Workspace workspace(memory.data());
-    return take_write_room(&workspace, 1, numel, selected, 4, {NoiseKind::kNormal, mode, allowed})
-               .journal != nullptr;
+    const cuda::Change change = {NoiseKind::kNormal, mode, Rounding::kNearest, allowed};
+    return take_write_room(&workspace, 1, numel, selected, 4, change).journal != nullptr;
   };
   holds(journaled(1 << 20, 1 << 18, UpdateMode::kAdd, false), "1 MiB is kept");
   holds(!journaled(1 << 20, (1 << 18) + 1, UpdateMode::kAdd, false), "more is not");
@@ -144,7 +145,8 @@ void test_noise() {
       std::vector<float> z(count);
       cuda::noise_at(index.data(), count, kind, {nullptr, rng}, z.data(), {2, nullptr});
       for (int64_t i = 0; i < count; ++i) {
-        equal(bits_of(z[i]), bits_of(noise_of(kind, noise_word(index[i], rng))), "noise", i);
+        equal(bits_of(z[i]), bits_of(noise_of(kind, word_of(index[i], kStreamNoise, rng))), "noise",
+              i);
       }
     }
   }
