@@ -113,6 +113,39 @@ def sharded() -> str:
     return "\n".join(lines)
 
 
+def rounding() -> str:
+    """What stochastic rounding keeps of small noise, and what it costs."""
+    path = RESULTS / "rounding.json"
+    if not path.exists():
+        return NOT_MEASURED
+    found = _load(path)
+    lines = [
+        "| std of the noise / half a unit in the last place | weights that change: nearest |"
+        " stochastic | noise that arrives on average: nearest | stochastic |",
+        "|---|---|---|---|---|",
+    ]
+    for row in found["kept"]:
+        cells = [f"{row['ratio']:g}"]
+        cells += [f"{100 * row[f'{name} changed']:.1f} %" for name in ("nearest", "stochastic")]
+        cells += [f"{row[f'{name} slope']:.2f}" for name in ("nearest", "stochastic")]
+        lines.append(f"| {' | '.join(cells)} |")
+    lines += ["", "| strategy | nearest, ms | stochastic, ms | ratio |", "|---|---|---|---|"]
+    seconds = found["seconds"]
+    for strategy, title in (("top_k", "Top-K"), ("random_k", "Random-k")):
+        for k in ("1%", "50%"):
+            own = [seconds[f"{strategy} {k} {name}"] for name in ("nearest", "stochastic")]
+            cells = [f"{title}, K = {k[:-1]} %", *(f"{1000 * value:.1f}" for value in own)]
+            lines.append(f"| {' | '.join(cells)} | {own[1] / own[0]:.2f} |")
+    lines += [
+        "",
+        f"A million weights of 1.5 above; {found['numel']:,} weights and scores in bfloat16 below,"
+        f" {found['threads']} threads, torch {found['environment']['torch']}; medians of"
+        f" {found['rounds']} calls in turns, a read of the scores (`torch.aminmax`) took"
+        f" {1000 * seconds['read']:.1f} ms; `python -m benchmarks.rounding`.",
+    ]
+    return "\n".join(lines)
+
+
 def passes() -> str:
     """One and two backward passes."""
     path = RESULTS / "passes.json"

@@ -307,6 +307,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "checkpoint": large.checkpoint,
     "sharded": large.sharded,
     "passes": large.passes,
+    "rounding": large.rounding,
     "arithmetic": large.arithmetic,
     "authors": tables.authors,
     "newsgroups": tables.newsgroups,
