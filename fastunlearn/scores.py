@@ -30,7 +30,7 @@ __all__ = ["SCORE_KINDS", "ForwardFn", "LossFn", "ProgressHook", "default_forwar
 
 
 @dataclass(frozen=True)
-class _Rule:
+class Rule:
     """How one kind of score is accumulated over batches.
 
     Attributes:
@@ -47,10 +47,10 @@ class _Rule:
 
 
 _RULES = {
-    "grad": _Rule(True, True, lambda g: g, lambda buffer, w: buffer.abs_()),
-    "fisher": _Rule(True, False, torch.square, lambda buffer, w: buffer),
-    "mas": _Rule(False, True, torch.abs, lambda buffer, w: buffer),
-    "taylor": _Rule(
+    "grad": Rule(True, True, lambda g: g, lambda buffer, w: buffer.abs_()),
+    "fisher": Rule(True, False, torch.square, lambda buffer, w: buffer),
+    "mas": Rule(False, True, torch.abs, lambda buffer, w: buffer),
+    "taylor": Rule(
         True, True, lambda g: g, lambda buffer, w: buffer.mul_(w.to(buffer.dtype)).abs_()
     ),
 }
@@ -136,6 +136,26 @@ def score(
         Zuo et al., IEEE TKDE 37(4), 2025 (``grad``); TrajMU, KDD 2026 (``fisher``). After Aljundi
         et al., ECCV 2018 (``mas``) and Foster et al., AAAI 2024 (``ratio``).
     """
+    how: dict[str, Any] = {"forward_fn": forward_fn, "train_mode": train_mode, "eps": eps}
+    how |= {"kind": kind, "retain": retain, "dtype": dtype, "progress": progress}
+    return scored(Accumulation, model, loader, loss_fn, **how)
+
+
+def scored(
+    accumulation: Callable[..., Accumulation],
+    model: nn.Module,
+    loader: Iterable[Any] | None,
+    loss_fn: LossFn | None,
+    *,
+    kind: str,
+    retain: Iterable[Any] | None,
+    dtype: torch.dtype,
+    forward_fn: ForwardFn | None,
+    train_mode: bool,
+    eps: float,
+    progress: bool | ProgressHook,
+) -> dict[str, Tensor]:
+    """Do what `score` says, with the gradients that an `Accumulation` or its like takes."""
     parameters = trainable_parameters(model, "score")
     _check_score(loader, loss_fn, kind, retain, dtype, eps)
     if kind == "weight":
@@ -144,7 +164,7 @@ def score(
     forward = default_forward if forward_fn is None else forward_fn
     with progress_hook(progress) as hook, preserved(model, train=train_mode):
         rule = _RULES["fisher" if kind == "ratio" else kind]
-        run = _Accumulation(model, parameters, rule, loss_fn, forward, dtype, hook)
+        run = accumulation(model, parameters, rule, loss_fn, forward, dtype, hook)
         scores = run.over(loader, "loader", "score")
         if kind == "ratio":
             _divide(scores, run.over(retain, "retain", "score (retain)"), eps)
@@ -152,12 +172,12 @@ def score(
 
 
 @dataclass(frozen=True)
-class _Accumulation:
+class Accumulation:
     """One scoring run: what stays the same for every loader it streams over."""
 
     model: nn.Module
     parameters: dict[str, nn.Parameter]
-    rule: _Rule
+    rule: Rule
     loss_fn: LossFn | None
     forward: ForwardFn
     dtype: torch.dtype
@@ -168,8 +188,8 @@ class _Accumulation:
         assert loader is not None  # _check_score has refused it
         buffers = [torch.zeros_like(p, dtype=self.dtype) for p in self.parameters.values()]
         total, seen, batches = length_of(loader), 0, 0
-        for batch in loader:
-            count, gradients = self._gradients(batch)
+        for batch in self.batches(loader, name):
+            count, gradients = self.gradients(batch)
             if count == 0:  # the mean loss of nothing is NaN and says nothing
                 continue
             seen, batches = seen + count, batches + 1
@@ -182,19 +202,27 @@ class _Accumulation:
             pairs = zip(self.parameters.items(), buffers, strict=True)
             return {name: self.rule.finish(buffer, p) for (name, p), buffer in pairs}
 
-    def _gradients(self, batch: Any) -> tuple[int, Sequence[Tensor | None]]:
+    def batches(self, loader: Iterable[Any], name: str) -> Iterable[Any]:
+        """Give the batches of a loader; the name is for messages."""
+        return loader
+
+    def gradients(self, batch: Any) -> tuple[int, Sequence[Tensor | None]]:
         """Return the number of examples of a batch and its gradient per parameter."""
-        outputs, targets = self.forward(self.model, batch)
-        count = example_count(outputs, targets, "score")
-        if count == 0:
+        count, objective = self.objective(*self.forward(self.model, batch))
+        if objective is None:
             return 0, ()
-        if self.rule.uses_loss:
-            assert self.loss_fn is not None  # _check_score has refused it
-            objective = checked_loss(self.loss_fn(outputs, targets), "score")
-        else:
-            objective = checked_loss(_mean_squared_norm(outputs, count), "score")
         wanted = list(self.parameters.values())
         return count, torch.autograd.grad(objective, wanted, allow_unused=True)
+
+    def objective(self, outputs: Any, targets: Any) -> tuple[int, Tensor | None]:
+        """Return the number of examples of a batch and what to differentiate, if there are any."""
+        count = example_count(outputs, targets, "score")
+        if count == 0:
+            return 0, None
+        if self.rule.uses_loss:
+            assert self.loss_fn is not None  # _check_score has refused it
+            return count, checked_loss(self.loss_fn(outputs, targets), "score")
+        return count, checked_loss(_mean_squared_norm(outputs, count), "score")
 
     def _add(self, buffers: list[Tensor], gradients: Sequence[Tensor | None], share: float) -> None:
         """Fold one batch into the running means; ``share`` is its part of all seen so far.

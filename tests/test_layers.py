@@ -43,8 +43,8 @@ PYTHON_LAYERS = [
         "overflow",
         "journal",
     },
-    {"distributed", "checkpoint"},
     {"_loop", "scores", "repair", "_finetune", "unlearn", "recipes", "passes"},
+    {"distributed", "checkpoint"},
     {"metrics", "spdgan", "evaluation", "bench", "trainers"},
     {"report", "cli", "__main__"},
 ]

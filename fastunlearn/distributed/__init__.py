@@ -7,6 +7,7 @@ and every rank changes its own elements with the operations that a single proces
 
 from fastunlearn.distributed.agree import PeerError, PlanError
 from fastunlearn.distributed.operations import Perturber, perturb_
+from fastunlearn.distributed.scores import score
 from fastunlearn.distributed.selection import ShardSelection, select
 from fastunlearn.distributed.shards import Shard
 
@@ -17,5 +18,6 @@ __all__ = [
     "Shard",
     "ShardSelection",
     "perturb_",
+    "score",
     "select",
 ]
