@@ -14,7 +14,7 @@ from fastunlearn.checkpoint.receipt import CheckpointReceipt
 from fastunlearn.checkpoint.rewrite import Copy, Sink, Sinks
 from fastunlearn.checkpoint.stream import digest_of
 from fastunlearn.receipt import seed_commitment
-from fastunlearn.strategies import Strategy, strategy_of
+from fastunlearn.strategies import Strategy, TopK, strategy_of
 from fastunlearn.targets import MissingGrad
 
 Place = str | Path
@@ -69,7 +69,7 @@ def perturb(
     out = Path(out)
     receipt = out.with_name(f"{out.name}.receipt.json") if receipt is None else Path(receipt)
     with ExitStack() as stack:
-        checkpoint, ranked = _open(stack, source, scores)
+        checkpoint, ranked = _open(stack, source, scores, strategy)
         copy = stack.enter_context(Copy(checkpoint, out, overwrite))
         sinks: list[Sink] = [copy]
         if patch is not None:
@@ -143,7 +143,7 @@ def _again(
     step = told.perturbation["step"]
     request = Request.make(strategy, seed, step, told.allow_overflow, missing, memory)
     with ExitStack() as stack:
-        opened = _open(stack, source, scores)
+        opened = _open(stack, source, scores, strategy)
         found = transform(*opened, request, Sinks([]))
     for role in ("source", "scores"):
         if getattr(found, role) != getattr(told, role):
@@ -152,7 +152,11 @@ def _again(
 
 
 def _open(
-    stack: ExitStack, source: Place, scores: Place | None
+    stack: ExitStack, source: Place, scores: Place | None, strategy: Strategy
 ) -> tuple[Checkpoint, Checkpoint | None]:
-    checkpoint = stack.enter_context(Checkpoint(source))
-    return checkpoint, None if scores is None else stack.enter_context(Checkpoint(scores))
+    ranked = scores is None and isinstance(strategy, TopK)  # by the weights themselves
+    again = ranked or strategy.rel_std is not None
+    checkpoint = stack.enter_context(Checkpoint(source, again=again))
+    if scores is None:
+        return checkpoint, None
+    return checkpoint, stack.enter_context(Checkpoint(scores, again=True))

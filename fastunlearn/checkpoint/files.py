@@ -17,6 +17,7 @@ from fastunlearn.checkpoint.header import (
     parse_json,
     read_header,
 )
+from fastunlearn.checkpoint.reading import Reader, has_room, open_direct, readers
 
 INDEX = ".safetensors.index.json"
 SUFFIX = ".safetensors"
@@ -29,12 +30,12 @@ class File(NamedTuple):
 
     Attributes:
         name: inside the checkpoint's folder.
-        fd: open for reading.
+        reader: of its bytes.
         status: size and times when it was opened.
     """
 
     name: str
-    fd: int
+    reader: Reader
     header: Header
     status: tuple[int, int]
 
@@ -49,12 +50,14 @@ class Stored(NamedTuple):
 class Checkpoint:
     """The tensors of a checkpoint, open for reading until closed.
 
-    Files are read with `pread`, never mapped: what is read is bounded by the buffers of whoever
+    Files are read (see `reading`), never mapped: what is read is bounded by the buffers of whoever
     reads, and an error of the disk is an OSError.
 
     Args:
         path: a safetensors file, or a folder with one file of that kind, or with an index
             `*.safetensors.index.json`.
+        again: whether it will be read more than once. Then it goes through the page cache, if
+            memory has room for it; else past it.
 
     Attributes:
         path: as given. folder: whether it is one. index: name of its index, or None.
@@ -67,16 +70,20 @@ class Checkpoint:
         OSError: a file cannot be read.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, *, again: bool = False) -> None:
         self.path = Path(path)
         self.folder = self.path.is_dir()
         self.index: str | None = None
         self.files: list[File] = []
         with ExitStack() as stack:
             self._stack = stack
+            self._pool = stack.enter_context(readers())
             weight_map = self._look_around()
-            for name in sorted(set(weight_map.values())) if weight_map else [self._only_file()]:
-                self.files.append(self._open(name))
+            names = sorted(set(weight_map.values())) if weight_map else [self._only_file()]
+            size = sum((self.parent / name).stat().st_size for name in names) if again else 0
+            cached = again and has_room(size)
+            for name in names:
+                self.files.append(self._open(name, cached))
             self.tensors = self._merge(weight_map)
             self._stack = stack.pop_all()
 
@@ -117,12 +124,8 @@ class Checkpoint:
         Raises:
             FormatError: the file has become shorter.
         """
-        done = 0
-        while done < len(buffer):
-            count = os.preadv(self.files[file].fd, [buffer[done:]], start + done)
-            if count == 0:
-                raise FormatError(f"{self._name(file)} must stay as it is, got a shorter file")
-            done += count
+        if self.files[file].reader.into(start, buffer) < len(buffer):
+            raise FormatError(f"{self._name(file)} must stay as it is, got a shorter file")
 
     def check_unchanged(self) -> None:
         """Refuse files that were written to since they were opened.
@@ -131,7 +134,7 @@ class Checkpoint:
             FormatError: one was.
         """
         for number, file in enumerate(self.files):
-            if _status(file.fd) != file.status:
+            if _status(file.reader.fd) != file.status:
                 raise FormatError(f"{self._name(number)} must stay as it is, got a changed file")
 
     def _name(self, file: int) -> Path:
@@ -167,13 +170,16 @@ class Checkpoint:
             raise FormatError(f"{self.path} must have an index or one {SUFFIX} file, got {got}")
         return found[0]
 
-    def _open(self, name: str) -> File:
+    def _open(self, name: str, cached: bool) -> File:
         path = self.parent / name
         if path.suffix in _PICKLES:
             raise FormatError(f"{path} must be a {SUFFIX} file, got a pickle, which can run code")
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         self._stack.callback(os.close, fd)
-        return File(name, fd, read_header(path, fd), _status(fd))
+        direct = None if cached else open_direct(fd)
+        if direct is not None:
+            self._stack.callback(os.close, direct)
+        return File(name, Reader(fd, direct, self._pool), read_header(path, fd), _status(fd))
 
     def _merge(self, weight_map: dict[str, str]) -> dict[str, Stored]:
         tensors: dict[str, Stored] = {}

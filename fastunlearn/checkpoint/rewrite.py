@@ -139,12 +139,13 @@ def rewrite(
 
     with (
         ThreadPoolExecutor(1, "fastunlearn-write") as writer,
-        ThreadPoolExecutor(1, "fastunlearn-digest") as hasher,
+        ThreadPoolExecutor(1, "fastunlearn-before") as reads,
+        ThreadPoolExecutor(1, "fastunlearn-after") as writes,
     ):
 
         def begin(run: Run) -> tuple[Piece, Future[None], T]:
             piece = Piece(source, run, ring)
-            return piece, hasher.submit(before.add_all, piece), read(run)
+            return piece, reads.submit(before.add_all, piece), read(run)
 
         jobs = ((lambda run=run: begin(run)) for run in runs(source, most_bytes))
         waiting: list[Future[None]] = []
@@ -155,7 +156,7 @@ def rewrite(
             for future in waiting:
                 future.result()
             waiting = [
-                hasher.submit(after.add_all, piece),
+                writes.submit(after.add_all, piece),
                 writer.submit(sink.take, piece.run, old, piece.bytes),
             ]
         for future in waiting:

@@ -15,9 +15,9 @@ from torch import Tensor
 
 from fastunlearn.checkpoint.files import Checkpoint
 from fastunlearn.checkpoint.header import DTYPES, Entry
+from fastunlearn.checkpoint.reading import LARGE, PAGE
 
 SEGMENT = 1 << 22  # elements; tensors are cut at multiples of it
-PAGE = 4096
 _ALIGNMENT = 64  # of the elements of a slice
 
 T = TypeVar("T")
@@ -96,7 +96,8 @@ class Ring:
     """
 
     def __init__(self, count: int, most_bytes: int) -> None:
-        self._size = most_bytes + 2 * PAGE
+        # room for what lies at the same distance from a page as in its file: two pages for each
+        self._size = most_bytes + 2 * PAGE * (1 + most_bytes // LARGE)
         self._buffers = itertools.cycle(
             [torch.frombuffer(mmap.mmap(-1, self._size), dtype=torch.uint8) for _ in range(count)]
         )
@@ -165,13 +166,23 @@ def read_slice(
 
 def read_slices(checkpoint: Checkpoint, parts: Sequence[Slice], ring: Ring) -> list[Tensor]:
     """Read from one checkpoint the elements of slices of another."""
-    sizes = [part.numel * checkpoint.itemsize(part.name) for part in parts]
-    padded = [-(-size // _ALIGNMENT) * _ALIGNMENT for size in sizes]
-    room = ring.next(sum(padded)).split(padded)
+    begins, end = [], 0
+    for part in parts:
+        itemsize, entry = checkpoint.itemsize(part.name), checkpoint.tensors[part.name].entry
+        large = part.numel * itemsize >= LARGE
+        # what is aligned in the file is aligned here, if it is read past the page cache
+        skew = (entry.start + part.first * itemsize) % PAGE if large else 0
+        begins.append(_up(end, PAGE if large else _ALIGNMENT) + skew)
+        end = begins[-1] + part.numel * itemsize
+    room = ring.next(end)
     return [
-        read_slice(checkpoint, part.name, part.first, part.numel, own)
-        for part, own in zip(parts, room, strict=True)
+        read_slice(checkpoint, part.name, part.first, part.numel, room[begin:])
+        for part, begin in zip(parts, begins, strict=True)
     ]
+
+
+def _up(place: int, alignment: int) -> int:
+    return -(-place // alignment) * alignment
 
 
 def ahead(jobs: Iterable[Callable[[], T]]) -> Iterator[T]:

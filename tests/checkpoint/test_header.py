@@ -243,7 +243,7 @@ def test_files_are_closed(tmp_path: Path) -> None:
     path = made.save(made.weights(), tmp_path / "m", 3)
     before = len(os.listdir("/proc/self/fd"))
     with Checkpoint(path):
-        assert len(os.listdir("/proc/self/fd")) == before + 3
+        assert len(os.listdir("/proc/self/fd")) - before in (3, 6)  # direct I/O, or none
     (path / "model-00003-of-00003.safetensors").write_bytes(b"")
     with pytest.raises(FormatError):
         Checkpoint(path)
