@@ -121,6 +121,11 @@ def resolve(op: str, target: Target, strategy: Strategy) -> Parameters:
     return parameters
 
 
+def kept(op: str, target: Any, strategy: Strategy) -> list[tuple[str, Any]]:
+    """Name and filter what a target holds, as `resolve` does, whatever it is."""
+    return _kept(op, _items(op, target), strategy)
+
+
 def _items(op: str, target: Any) -> list[Any]:
     """What the target holds: tensors, or pairs of a name and a tensor."""
     if isinstance(target, (list, tuple)):  # first, since the tests below are slow to say no

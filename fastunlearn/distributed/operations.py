@@ -177,10 +177,6 @@ class Run:
         strategy, scored = self.strategy, isinstance(self.strategy, TopK)
         if not isinstance(strategy, (TopK, RandomK)):
             raise TypeError(f"{self.op}: strategy must be TopK or RandomK, got {strategy!r}")
-        if strategy.include or strategy.exclude:
-            raise ValueError(
-                f"{self.op}: include and exclude must be empty for shards; filter them"
-            )
         if isinstance(strategy, TopK):
             if scores is None and strategy.score in ("mas", "ratio"):
                 raise ValueError(
@@ -189,7 +185,9 @@ class Run:
             scored = scores is not None or strategy.score != "weight"
         elif scores is not None:
             raise ValueError(f"{self.op}: scores must be None for RandomK, got {type(scores)}")
-        shards = sharded(self.op, target, self.together.rank, scored=scored, scores=scores)
+        shards = sharded(
+            self.op, target, strategy, self.together.rank, scored=scored, scores=scores
+        )
         names = [shards.names[piece.parameter] for piece in shards.pieces]
         check_memory(Parameters.of(self.op, names, views_of(shards)))
         self.kind = ""

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributed.tensor import DTensor
 from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
-from fastunlearn.targets import check_tensor
+from fastunlearn.strategies import Strategy
+from fastunlearn.targets import check_tensor, kept
 
 
 @dataclass(frozen=True)
@@ -88,13 +89,16 @@ class Sharded(NamedTuple):
     numel: int
 
 
-def sharded(op: str, target: Any, rank: int, *, scored: bool, scores: Any = None) -> Sharded:
+def sharded(
+    op: str, target: Any, strategy: Strategy, rank: int, *, scored: bool, scores: Any = None
+) -> Sharded:
     """Describe the shards of a target.
 
     Args:
         op: name of the operation, for messages.
         target: a module, a mapping, or an iterable of tensors or of (name, tensor) pairs, where a
             tensor is a DTensor, a `Shard`, or a plain tensor that every rank has.
+        strategy: gives the include and exclude patterns.
         rank: of this process in the group; the first counts what all have.
         scored: whether scores are read.
         scores: by name or in order; None takes gradients.
@@ -103,7 +107,10 @@ def sharded(op: str, target: Any, rank: int, *, scored: bool, scores: Any = None
         TypeError: something that is no tensor.
         ValueError: a partial DTensor, or a parameter without scores.
     """
-    named = list(_named(op, target))
+    named = kept(op, target, strategy)
+    for _, value in named:
+        if not isinstance(value, (Tensor, Shard)):
+            raise TypeError(f"{op}: target must hold tensors, got {type(value).__name__}")
     given = None
     if scores is not None:
         listed = [] if isinstance(scores, Mapping) else zip(named, scores, strict=True)
@@ -129,28 +136,6 @@ def sharded(op: str, target: Any, rank: int, *, scored: bool, scores: Any = None
             found.pieces.append(Piece(number, view, score, at, box.owned))
         base += math.prod(box.shape)
     return found._replace(numel=base)
-
-
-def _named(op: str, target: Any) -> Iterator[tuple[str, Any]]:
-    items: Iterable[Any]
-    if isinstance(target, nn.Module):
-        items = target.named_parameters()
-    elif isinstance(target, Mapping):
-        items = target.items()
-    else:
-        items = target
-    seen: set[str] = set()
-    met: set[int] = set()
-    for number, item in enumerate(items):
-        name, value = item if isinstance(item, tuple) and len(item) == 2 else (str(number), item)
-        if not isinstance(value, (Tensor, Shard)):
-            raise TypeError(f"{op}: target must hold tensors, got {type(value).__name__}")
-        if name in seen:
-            raise ValueError(f"{op}: parameter names must be unique, got {name!r} twice")
-        seen.add(name)
-        if id(value) not in met:  # tied weights count once, under their first name
-            met.add(id(value))
-            yield name, value
 
 
 def _box(op: str, name: str, value: Any, rank: int) -> tuple[Shard, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from torch.distributed.tensor._utils import compute_local_shape_and_global_offse
 
 import fastunlearn as fu
 from fastunlearn import distributed as fud
+from fastunlearn.targets import takes_part
 
 DTYPES = (torch.float32, torch.float32, torch.bfloat16, torch.float16, torch.float64)
 MESHES = {1: [(1,)], 2: [(2,), (1, 2)], 3: [(3,)], 4: [(4,), (2, 2), (4, 1)], 8: [(8,), (2, 4)]}
@@ -114,20 +116,28 @@ def one(number: int, group: list[DeviceMesh]) -> str | None:
         tuple(draw.randint(1, 12) for _ in range(draw.choice([1, 2, 3, 3])))
         for _ in range(draw.randint(1, 4))
     ]
-    plan = strategy(draw, sum(math.prod(shape) for shape in shapes))
-    parameters = made(draw, number, group, shapes)
-    whole = [parameter.whole.clone() for parameter in parameters]
-    for tensor, parameter in zip(whole, parameters, strict=True):
-        tensor.grad = parameter.grad.clone()
-    differs = selected(number, plan, whole, parameters)
+    names = [f"{draw.choice('ab')}.{i}" for i in range(len(shapes))]
+    patterns = draw.choice([{}, {}, {"include": ("a.*",)}, {"exclude": ("a.*",)}])
+    taken = [name for name in names if takes_part([name], fu.TopK(1, **patterns))]
+    if not taken:
+        patterns, taken = {}, names
+    sizes = dict(zip(names, map(math.prod, shapes), strict=True))
+    plan = replace(strategy(draw, sum(sizes[name] for name in taken)), **patterns)
+    parameters = dict(zip(names, made(draw, number, group, shapes), strict=True))
+    whole = {name: parameter.whole.clone() for name, parameter in parameters.items()}
+    for name, tensor in whole.items():
+        tensor.grad = parameters[name].grad.clone()
+    held = {name: parameter.held for name, parameter in parameters.items()}
+    some = {name: parameters[name] for name in taken}
+    differs = selected(number, plan, (whole, held), some)
     if differs:
         return differs
     wanted = fu.perturb_(whole, plan, seed=number, step=1)
-    found = fud.perturb_([p.held for p in parameters], plan, seed=number, step=1)
-    for i, (tensor, parameter) in enumerate(zip(whole, parameters, strict=True)):
-        own, part = parameter.local.contiguous(), tensor[parameter.box].contiguous()
+    found = fud.perturb_(held, plan, seed=number, step=1)
+    for name, parameter in parameters.items():
+        own, part = parameter.local.contiguous(), whole[name][parameter.box].contiguous()
         if own.numel() and not torch.equal(own.view(torch.uint8), part.view(torch.uint8)):
-            return f"call {number}: parameter {i}, {parameter.held}: {plan}"
+            return f"call {number}: {name}, {parameter.held}: {plan}"
     for name in ("n", "k", "count", "threshold", "ties", "ties_taken"):
         pair = getattr(found, name), getattr(wanted, name)
         if pair[0] != pair[1]:
@@ -135,20 +145,23 @@ def one(number: int, group: list[DeviceMesh]) -> str | None:
     return None
 
 
-def selected(number: int, plan: Any, whole: list[Tensor], parameters: list[Made]) -> str | None:
-    """Compare what is selected, before anything is changed."""
+def selected(number: int, plan: Any, targets: Any, parameters: dict[str, Made]) -> str | None:
+    """Compare what is selected of the parameters that take part, before anything is changed."""
+    whole, held = targets
     wanted = fu.select(whole, plan, seed=number, step=1)
-    found = fud.select([p.held for p in parameters], plan, seed=number, step=1)
+    found = fud.select(held, plan, seed=number, step=1)
     if (found.count, found.threshold) != (wanted.count, wanted.threshold):
         return f"call {number}: select: {found.count}, {found.threshold}: {plan}"
+    if list(found.counts) != list(parameters):
+        return f"call {number}: names: {plan}"
     base, indices = 0, []
-    for i, parameter in enumerate(parameters):
-        full = wanted.mask(str(i))
-        mask, own = full[parameter.box], found.masks()[str(i)]
+    for name, parameter in parameters.items():
+        full = wanted.mask(name)
+        mask, own = full[parameter.box], found.masks()[name]
         if own.shape != mask.shape or not torch.equal(own, mask):
-            return f"call {number}: mask of parameter {i}, {parameter.held}: {plan}"
-        if found.counts[str(i)] != int(mask.sum()):
-            return f"call {number}: count of parameter {i}"
+            return f"call {number}: mask of {name}, {parameter.held}: {plan}"
+        if found.counts[name] != int(mask.sum()):
+            return f"call {number}: count of {name}"
         flat = torch.arange(base, base + full.numel()).view(full.shape)
         indices.append(flat[parameter.box][mask].flatten())
         base += full.numel()

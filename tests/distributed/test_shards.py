@@ -67,7 +67,7 @@ def test_a_box_outside_is_refused(changes: Any, words: str) -> None:
         (lambda: [shard(owned=False)], fu.TopK(2), ValueError, "own every element once, got 0"),
         (lambda: [shard(grad=torch.ones(3, 4))], fu.TopK(2), ValueError, "must have shape"),
         (lambda: [shard(grad=None)], fu.TopK(2), ValueError, "must have a .grad"),
-        (lambda: [shard()], fu.TopK(2, include=("a",)), ValueError, "include and exclude"),
+        (lambda: [shard()], fu.TopK(2, include=("a",)), ValueError, "must leave at least one"),
         (lambda: [shard()], "top", TypeError, "strategy must be TopK or RandomK"),
         (lambda: [torch.zeros(3, dtype=torch.int64)], fu.RandomK(1), TypeError, "floating-point"),
         (lambda: [torch.zeros(1).expand(4)], fu.RandomK(1), ValueError, "distinct memory"),
